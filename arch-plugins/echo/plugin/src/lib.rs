@@ -1,0 +1,1 @@
+//! The echo architecture as a loadable plugin.

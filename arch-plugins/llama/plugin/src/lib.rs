@@ -1,0 +1,1 @@
+//! The llama architecture as a loadable plugin.
