@@ -1,1 +1,7 @@
-//! neuron
+//! neuron serves language models on one machine.
+//!
+//! The supervisor (`neuron serve`) owns sockets and text; each loaded model lives in a worker process
+//! (`neuron worker`) that maps an architecture plugin. This library is the two of them; the binary only
+//! parses the command line.
+
+pub mod worker;

@@ -1,0 +1,3 @@
+//! The `neuron` binary.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The worker process and the link to it.
+
+pub mod message;
