@@ -1,0 +1,215 @@
+//! Gated DeltaNet: linear attention with a decaying, error-correcting state.
+//!
+//! Per value head the layer keeps a matrix `M` of `[key_dim, value_dim]`. A token decays it, predicts its value
+//! from its key, and writes the error back:
+//!
+//! ```text
+//! M ← e^g · M        u = β (v − Mᵀk)        M ← M + k uᵀ        o = Mᵀq
+//! ```
+//!
+//! The parts of the mixer stand here in the order of the paper: the short causal [`CausalConv`], the [`Gates`] and the
+//! [`delta_rule`]. All of it computes in f32 whatever the activation type is: the state lives for the whole
+//! sequence, and what is rounded into it is never rounded out again.
+//!
+//! The arithmetic is in [`kernel`], on plain slices. What is here only cuts a batch into its rows and hands each row the
+//! state of its sequence, so another device replaces the kernel without a model noticing.
+//! The state must never be truncated or rewound: a shorter prefix needs its own saved copy.
+
+pub mod kernel;
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor};
+use kernel::{Heads, Inputs};
+
+pub use kernel::{Form, KeyHeads};
+
+/// The sizes of one rank's part of the layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeltaDims {
+    /// Key heads on this rank; queries have as many.
+    pub key_heads: usize,
+    /// Value heads on this rank, a multiple of `key_heads`.
+    pub value_heads: usize,
+    /// Size of a key and of a query.
+    pub key_dim: usize,
+    /// Size of a value.
+    pub value_dim: usize,
+    /// Taps of the causal convolution.
+    pub conv_kernel: usize,
+    /// Which key head a value head reads.
+    pub layout: KeyHeads,
+}
+
+impl DeltaDims {
+    /// Channels of the fused projection and of the convolution: queries, keys, values.
+    pub fn channels(&self) -> usize {
+        2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+    }
+
+    /// Width of the layer's output, all value heads side by side.
+    pub fn value_width(&self) -> usize {
+        self.value_heads * self.value_dim
+    }
+
+    /// Bytes one sequence keeps for one such layer, at any length.
+    pub fn state_bytes(&self) -> usize {
+        let recurrent = self.value_heads * self.key_dim * self.value_dim;
+        let conv = (self.conv_kernel - 1) * self.channels();
+        (recurrent + conv) * size_of::<f32>()
+    }
+
+    fn heads(&self) -> Heads {
+        Heads {
+            key_heads: self.key_heads,
+            value_heads: self.value_heads,
+            key_dim: self.key_dim,
+            value_dim: self.value_dim,
+            layout: self.layout,
+        }
+    }
+}
+
+/// What one sequence remembers in one layer. Constant in size; cloning it is a snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeltaState {
+    /// The last `K−1` rows of the projection before the convolution, `[K−1, channels]`, oldest first; zeros where the
+    /// sequence is still shorter.
+    pub conv: Vec<f32>,
+    /// `[value_heads, key_dim, value_dim]`.
+    pub recurrent: Vec<f32>,
+}
+
+impl DeltaState {
+    /// The state before the first token.
+    pub fn new(dims: &DeltaDims) -> Self {
+        Self {
+            conv: vec![0.0; (dims.conv_kernel - 1) * dims.channels()],
+            recurrent: vec![0.0; dims.value_heads * dims.key_dim * dims.value_dim],
+        }
+    }
+}
+
+/// Depthwise causal convolution along time, then SiLU, over the query, key and value channels.
+#[derive(Debug)]
+pub struct CausalConv {
+    /// `[K, channels]`: one row per tap, the last one for the current token.
+    taps: Vec<f32>,
+    kernel: usize,
+    channels: usize,
+}
+
+impl CausalConv {
+    /// From a weight stored as `[channels, 1, K]` or `[channels, K]`.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        let channels = weight.dim(0)?;
+        let kernel = weight.elem_count() / channels;
+        let taps = weight.reshape((channels, kernel))?.t()?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        Ok(Self { taps, kernel, channels })
+    }
+
+    /// Convolves every row of the batch in the light of its own past and remembers its newest columns.
+    ///
+    /// `mixed` is `[tokens, channels]`; `rows[i]` are the tokens of the sequence that owns `states[i]`.
+    /// Returns f32 `[tokens, channels]`.
+    pub fn forward(&self, mixed: &Tensor, rows: &[Range<usize>], states: &mut [&mut DeltaState]) -> Result<Tensor> {
+        let (tokens, channels) = mixed.dims2()?;
+        debug_assert_eq!(channels, self.channels);
+        let input = floats(mixed)?;
+        let mut out = vec![0f32; tokens * channels];
+        for (row, state) in rows.iter().zip(states) {
+            let span = row.start * channels..row.end * channels;
+            kernel::causal_conv(&self.taps, self.kernel, &input[span.clone()], &mut state.conv, &mut out[span]);
+        }
+        Tensor::from_vec(out, (tokens, channels), mixed.device())
+    }
+}
+
+/// How strongly each value head writes, and how fast it forgets.
+#[derive(Debug)]
+pub struct Gates {
+    /// `−exp(A_log)` per value head.
+    decay_rate: Vec<f32>,
+    /// `dt_bias` per value head.
+    bias: Vec<f32>,
+}
+
+impl Gates {
+    /// From `A_log` and `dt_bias`, `[value_heads]` each.
+    pub fn new(a_log: &Tensor, dt_bias: &Tensor) -> Result<Self> {
+        let decay_rate = floats(a_log)?.iter().map(|a| -a.exp()).collect();
+        Ok(Self { decay_rate, bias: floats(dt_bias)? })
+    }
+
+    /// From a decay rate that is stored as `−exp(A_log)` already.
+    pub fn from_decay_rate(decay_rate: &Tensor, dt_bias: &Tensor) -> Result<Self> {
+        Ok(Self { decay_rate: floats(decay_rate)?, bias: floats(dt_bias)? })
+    }
+
+    /// `β = σ(b)` and `g = −exp(A_log)·softplus(a + dt_bias)`, both f32 `[tokens, value_heads]`; `g ≤ 0`.
+    pub fn forward(&self, b: &Tensor, a: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (tokens, heads) = a.dims2()?;
+        let beta = floats(b)?.into_iter().map(sigmoid).collect::<Vec<_>>();
+        let mut decay = floats(a)?;
+        for token in decay.chunks_exact_mut(heads) {
+            for ((x, rate), bias) in token.iter_mut().zip(&self.decay_rate).zip(&self.bias) {
+                *x = rate * softplus(*x + bias);
+            }
+        }
+        let device = a.device();
+        Ok((
+            Tensor::from_vec(beta, (tokens, heads), device)?,
+            Tensor::from_vec(decay, (tokens, heads), device)?,
+        ))
+    }
+}
+
+/// The delta rule over a batch: reads the convolved queries, keys and values, advances every sequence's state, and
+/// returns what the heads read from it.
+///
+/// * `conv`: f32 `[tokens, channels]`, all queries head-major, then all keys, then all values;
+/// * `beta`, `decay`: f32 `[tokens, value_heads]`, the two outputs of [`Gates::forward`];
+/// * `rows[i]`: the tokens of the sequence that owns `states[i]`.
+///
+/// Queries and keys are normalised to unit length here and queries scaled by `1/√key_dim`.
+/// Returns f32 `[tokens, value_heads, value_dim]`.
+pub fn delta_rule(
+    dims: &DeltaDims,
+    conv: &Tensor,
+    beta: &Tensor,
+    decay: &Tensor,
+    rows: &[Range<usize>],
+    states: &mut [&mut DeltaState],
+) -> Result<Tensor> {
+    let tokens = conv.dim(0)?;
+    let (mixed, beta, decay) = (floats(conv)?, floats(beta)?, floats(decay)?);
+    let heads = dims.heads();
+    let mut out = vec![0f32; tokens * dims.value_width()];
+    for (row, state) in rows.iter().zip(states) {
+        let inputs = Inputs {
+            mixed: &mixed[row.start * dims.channels()..row.end * dims.channels()],
+            beta: &beta[row.start * dims.value_heads..row.end * dims.value_heads],
+            decay: &decay[row.start * dims.value_heads..row.end * dims.value_heads],
+        };
+        let out = &mut out[row.start * dims.value_width()..row.end * dims.value_width()];
+        kernel::delta_rule(&heads, Form::of(row.len()), &inputs, &mut state.recurrent, out);
+    }
+    Tensor::from_vec(out, (tokens, dims.value_heads, dims.value_dim), conv.device())
+}
+
+/// A tensor's values as f32, row-major.
+fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// `ln(1 + eˣ)`, exact for large x where the exponential would overflow.
+fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+#[cfg(test)]
+mod tests;
