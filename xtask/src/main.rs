@@ -1,0 +1,57 @@
+//! The project's own tools, run as `cargo xtask <tool>`.
+//!
+//! They build, start and check things the way a person would, so that README, CI and a newcomer all use the
+//! same commands. They never contain anything the products need at run time.
+
+mod demo;
+mod machine;
+mod model;
+mod plugins;
+mod process;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tools of the neuron and cortex project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    tool: Tool,
+}
+
+#[derive(Subcommand)]
+enum Tool {
+    /// Build everything, obtain a small real model, start neuron and cortex, ask a question, keep serving.
+    Demo(demo::Options),
+    /// Build the architecture plugins into target/plugins/<build>/.
+    Plugins(plugins::Options),
+    /// Run every test.
+    Test(test::Options),
+    /// Check the arrows between rooms, links in docs, forbidden places and words; print what is longest.
+    Tidy,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().tool {
+        Tool::Demo(options) => demo::run(&options),
+        Tool::Plugins(options) => plugins::run(&options).map(drop),
+        Tool::Test(options) => test::run(&options),
+        Tool::Tidy => tidy::run(),
+    }
+}
+
+/// The root of the checkout.
+fn root() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("xtask lies in the checkout").to_path_buf()
+}
+
+/// Where cargo puts things.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
