@@ -92,8 +92,8 @@ pub enum SequenceEvent {
         prompt_tokens: u32,
         /// Tokens of it that came from the prefix cache.
         cached_tokens: u32,
-        /// Why not more came from the cache, in a word for logs and metrics.
-        miss_reason: Option<String>,
+        /// Why not more came from the cache; `None` when all that can be reused was.
+        miss_reason: Option<MissReason>,
     },
     /// One more token. Tokens of `Submission::emitted` are not repeated, stop tokens are not reported.
     Token {
@@ -123,7 +123,44 @@ pub enum SequenceEvent {
         message: String,
         /// Whether sending the same request again may help.
         retryable: bool,
+        /// When it may help, in milliseconds from now; `None` when that is not known.
+        retry_after_ms: Option<u32>,
     },
+}
+
+/// Why a prompt was not served from the prefix cache as far as it could be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissReason {
+    /// The cache is switched off.
+    Disabled,
+    /// Nothing has been cached yet.
+    Empty,
+    /// No cached prompt starts like this one.
+    NoCommonPrefix,
+    /// A cached prompt starts like this one but goes on differently.
+    Diverged,
+    /// The common prefix is shorter than the smallest piece the cache hands out.
+    TooShort,
+    /// The common prefix holds no snapshot of this architecture's recurrent state.
+    NoSnapshot,
+    /// A longer prefix was cached once and has been given up for memory since.
+    Evicted,
+}
+
+impl MissReason {
+    /// One word for logs and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Empty => "empty",
+            Self::NoCommonPrefix => "no_common_prefix",
+            Self::Diverged => "diverged",
+            Self::TooShort => "too_short",
+            Self::NoSnapshot => "no_snapshot",
+            Self::Evicted => "evicted",
+        }
+    }
 }
 
 /// Log probability of a chosen token and of the likeliest alternatives.
