@@ -19,8 +19,11 @@ pub mod kernel;
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kernel::{Heads, Inputs};
+
+use crate::error::{Error, Result};
+use crate::weights::Weights;
 
 pub use kernel::{Form, KeyHeads};
 
@@ -100,12 +103,20 @@ pub struct CausalConv {
 }
 
 impl CausalConv {
-    /// From a weight stored as `[channels, 1, K]` or `[channels, K]`.
-    pub fn new(weight: &Tensor) -> Result<Self> {
-        let channels = weight.dim(0)?;
-        let kernel = weight.elem_count() / channels;
-        let taps = weight.reshape((channels, kernel))?.t()?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        Ok(Self { taps, kernel, channels })
+    /// The scope holds `weight`, `[all channels, 1, K]` or `[all channels, K]`; this rank keeps `channels` of it.
+    pub fn load(w: &Weights, kernel: usize, channels: &[Range<usize>]) -> Result<Self> {
+        let stored = w.raw("weight")?.to_f32()?;
+        let end = channels.iter().map(|range| range.end).max().unwrap_or(0);
+        if kernel == 0 || stored.len() < end * kernel || !stored.len().is_multiple_of(kernel) {
+            return Err(Error::InvalidInput(format!(
+                "{} has {} values, not {kernel} taps for {end} channels",
+                w.name("weight"),
+                stored.len()
+            )));
+        }
+        let kept: Vec<usize> = channels.iter().cloned().flatten().collect();
+        let taps = (0..kernel).flat_map(|tap| kept.iter().map(move |c| c * kernel + tap)).map(|at| stored[at]).collect();
+        Ok(Self { taps, kernel, channels: kept.len() })
     }
 
     /// Convolves every row of the batch in the light of its own past and remembers its newest columns.
@@ -114,14 +125,14 @@ impl CausalConv {
     /// Returns f32 `[tokens, channels]`.
     pub fn forward(&self, mixed: &Tensor, rows: &[Range<usize>], states: &mut [&mut DeltaState]) -> Result<Tensor> {
         let (tokens, channels) = mixed.dims2()?;
-        debug_assert_eq!(channels, self.channels);
+        debug_assert_eq!(channels, self.channels, "one tap row per channel");
         let input = floats(mixed)?;
         let mut out = vec![0f32; tokens * channels];
         for (row, state) in rows.iter().zip(states) {
             let span = row.start * channels..row.end * channels;
             kernel::causal_conv(&self.taps, self.kernel, &input[span.clone()], &mut state.conv, &mut out[span]);
         }
-        Tensor::from_vec(out, (tokens, channels), mixed.device())
+        Ok(Tensor::from_vec(out, (tokens, channels), mixed.device())?)
     }
 }
 
@@ -135,15 +146,22 @@ pub struct Gates {
 }
 
 impl Gates {
-    /// From `A_log` and `dt_bias`, `[value_heads]` each.
-    pub fn new(a_log: &Tensor, dt_bias: &Tensor) -> Result<Self> {
-        let decay_rate = floats(a_log)?.iter().map(|a| -a.exp()).collect();
-        Ok(Self { decay_rate, bias: floats(dt_bias)? })
-    }
-
-    /// From a decay rate that is stored as `−exp(A_log)` already.
-    pub fn from_decay_rate(decay_rate: &Tensor, dt_bias: &Tensor) -> Result<Self> {
-        Ok(Self { decay_rate: floats(decay_rate)?, bias: floats(dt_bias)? })
+    /// The scope holds `A_log` and `dt_bias`, `[all value heads]` each; a GGUF holds `decay_rate = −exp(A_log)` instead of
+    /// the former. This rank keeps `heads` of both.
+    pub fn load(w: &Weights, heads: Range<usize>) -> Result<Self> {
+        let of_heads = |name: &str| -> Result<Vec<f32>> {
+            let values = w.raw(name)?.to_f32()?;
+            let part = values.get(heads.clone()).map(<[f32]>::to_vec);
+            part.ok_or_else(|| {
+                Error::InvalidInput(format!("{} has {} values, heads {heads:?} are missing", w.name(name), values.len()))
+            })
+        };
+        let decay_rate = if w.contains("decay_rate") {
+            of_heads("decay_rate")?
+        } else {
+            of_heads("A_log")?.iter().map(|a| -a.exp()).collect()
+        };
+        Ok(Self { decay_rate, bias: of_heads("dt_bias")? })
     }
 
     /// `β = σ(b)` and `g = −exp(A_log)·softplus(a + dt_bias)`, both f32 `[tokens, value_heads]`; `g ≤ 0`.
@@ -194,12 +212,12 @@ pub fn delta_rule(
         let out = &mut out[row.start * dims.value_width()..row.end * dims.value_width()];
         kernel::delta_rule(&heads, Form::of(row.len()), &inputs, &mut state.recurrent, out);
     }
-    Tensor::from_vec(out, (tokens, dims.value_heads, dims.value_dim), conv.device())
+    Ok(Tensor::from_vec(out, (tokens, dims.value_heads, dims.value_dim), conv.device())?)
 }
 
 /// A tensor's values as f32, row-major.
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 fn sigmoid(x: f32) -> f32 {

@@ -1,0 +1,288 @@
+//! Mixtures of experts: every token visits the few feed-forwards a router chooses for it.
+//!
+//! The router's softmax runs over *all* experts, in f32, before the best are taken. Tokens are then gathered expert by expert, so
+//! that each expert's weights are read once per step however many tokens visit it. With several ranks every rank holds a
+//! slice of each expert's inner width; the slices' sums meet in one all-reduce, together with the shared expert's.
+//!
+//! No token is ever dropped and no expert has a capacity.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use crate::activation::silu_mul;
+use crate::comm::Communicator;
+use crate::error::{Error, Result};
+use crate::linear::{Bias, Linear};
+use crate::mlp::SwiGlu;
+use crate::trace::Trace;
+use crate::weights::Weights;
+
+/// Sizes and rules of a mixture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoeConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Experts.
+    pub experts: usize,
+    /// Experts a token visits.
+    pub experts_per_token: usize,
+    /// Inner width of an expert.
+    pub expert_size: usize,
+    /// Whether the chosen experts' weights are scaled to sum to one.
+    pub renormalise: bool,
+    /// Inner width of the expert every token visits, if there is one.
+    pub shared_size: Option<usize>,
+}
+
+/// A feed-forward made of a router, its experts and possibly a shared expert.
+#[derive(Clone)]
+pub struct SparseMoe {
+    router: Router,
+    experts: Vec<Expert>,
+    shared: Option<SharedExpert>,
+    comm: Arc<dyn Communicator>,
+}
+
+impl SparseMoe {
+    /// The scope holds `gate`, `experts` and, with a shared expert, `shared_expert` and `shared_expert_gate`.
+    pub fn load(w: &Weights, config: &MoeConfig) -> Result<Self> {
+        let shared = config.shared_size.map(|size| SharedExpert::load(w, config.hidden_size, size)).transpose()?;
+        Ok(Self {
+            router: Router::load(&w.pp("gate"), config)?,
+            experts: load_experts(&w.pp("experts"), config)?,
+            shared,
+            comm: w.placement().comm.clone(),
+        })
+    }
+
+    /// `x [tokens, hidden]` → the same shape. `scope` names the layer in the trace.
+    pub fn forward(&self, x: &Tensor, trace: &Trace, scope: &str) -> Result<Tensor> {
+        let routes = self.router.forward(x, trace, scope)?;
+        let mut y = self.visit(x, &routes)?;
+        if let Some(shared) = &self.shared {
+            y = (y + shared.forward_partial(x, trace, scope)?)?;
+        }
+        let y = self.comm.all_reduce_sum(&y)?;
+        trace.tap(|| format!("{scope}/moe/out"), || Ok(y.clone()))?;
+        Ok(y)
+    }
+
+    /// This rank's part of what the chosen experts say.
+    fn visit(&self, x: &Tensor, routes: &[Vec<Route>]) -> Result<Tensor> {
+        let (tokens, hidden) = x.dims2()?;
+        let mut sum = vec![0f32; tokens * hidden];
+        for (expert, visitors) in self.experts.iter().zip(by_expert(routes, self.experts.len())) {
+            if visitors.is_empty() {
+                continue;
+            }
+            let rows: Vec<u32> = visitors.iter().map(|visitor| visitor.token as u32).collect();
+            let rows = Tensor::from_vec(rows, visitors.len(), x.device())?;
+            let y = expert.forward_partial(&x.index_select(&rows, 0)?)?;
+            let y: Vec<f32> = y.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            for (visitor, y) in visitors.iter().zip(y.chunks_exact(hidden)) {
+                let sum = &mut sum[visitor.token * hidden..(visitor.token + 1) * hidden];
+                sum.iter_mut().zip(y).for_each(|(sum, y)| *sum += visitor.weight * y);
+            }
+        }
+        Ok(Tensor::from_vec(sum, (tokens, hidden), x.device())?.to_dtype(x.dtype())?)
+    }
+}
+
+/// An expert a token visits, and how much its answer counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Route {
+    /// Index of the expert.
+    pub expert: usize,
+    /// Its share, in the precision of the activations.
+    pub weight: f32,
+}
+
+/// Chooses experts.
+#[derive(Clone)]
+pub struct Router {
+    gate: Linear,
+    experts_per_token: usize,
+    renormalise: bool,
+}
+
+impl Router {
+    /// The scope holds `weight [experts, hidden]`. It is never quantized: a choice is not a sum of small errors.
+    pub fn load(w: &Weights, config: &MoeConfig) -> Result<Self> {
+        if config.experts_per_token > config.experts {
+            return Err(Error::InvalidInput(format!(
+                "a token cannot visit {} of {} experts",
+                config.experts_per_token, config.experts
+            )));
+        }
+        Ok(Self {
+            gate: Linear::replicated_plain(w, config.hidden_size, config.experts, Bias::None)?,
+            experts_per_token: config.experts_per_token,
+            renormalise: config.renormalise,
+        })
+    }
+
+    /// The routes of every token, likeliest first.
+    pub fn forward(&self, x: &Tensor, trace: &Trace, scope: &str) -> Result<Vec<Vec<Route>>> {
+        let logits = self.gate.forward(x)?;
+        let rows: Vec<Vec<f32>> = logits.to_dtype(DType::F32)?.to_vec2()?;
+        let mut routes: Vec<_> = rows.iter().map(|row| self.choose(row)).collect();
+        if x.dtype() == DType::BF16 {
+            for route in routes.iter_mut().flatten() {
+                route.weight = half::bf16::from_f32(route.weight).to_f32();
+            }
+        }
+        trace.tap(|| format!("{scope}/moe/router_logits"), || Ok(logits.clone()))?;
+        trace.tap(|| format!("{scope}/moe/experts"), || table(&routes, |route| route.expert as f32))?;
+        trace.tap(|| format!("{scope}/moe/weights"), || table(&routes, |route| route.weight))?;
+        Ok(routes)
+    }
+
+    /// Softmax over all experts, then the best; among equals the lower index.
+    fn choose(&self, logits: &[f32]) -> Vec<Route> {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let shares: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
+        let sum: f32 = shares.iter().sum();
+        let mut routes: Vec<Route> =
+            shares.iter().enumerate().map(|(expert, share)| Route { expert, weight: share / sum }).collect();
+        routes.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+        routes.truncate(self.experts_per_token);
+        if self.renormalise {
+            let sum: f32 = routes.iter().map(|route| route.weight).sum();
+            routes.iter_mut().for_each(|route| route.weight /= sum);
+        }
+        routes
+    }
+}
+
+/// A token at one expert's door.
+struct Visitor {
+    token: usize,
+    weight: f32,
+}
+
+fn by_expert(routes: &[Vec<Route>], experts: usize) -> Vec<Vec<Visitor>> {
+    let mut visitors: Vec<Vec<Visitor>> = (0..experts).map(|_| Vec::new()).collect();
+    for (token, routes) in routes.iter().enumerate() {
+        for route in routes {
+            visitors[route.expert].push(Visitor { token, weight: route.weight });
+        }
+    }
+    visitors
+}
+
+fn table(routes: &[Vec<Route>], value: impl Fn(&Route) -> f32) -> Result<Tensor> {
+    let width = routes.first().map_or(0, Vec::len);
+    let values: Vec<f32> = routes.iter().flatten().map(value).collect();
+    Ok(Tensor::from_vec(values, (routes.len(), width), &candle_core::Device::Cpu)?)
+}
+
+/// This rank's slice of one expert.
+#[derive(Clone)]
+struct Expert {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Expert {
+    fn forward_partial(&self, x: &Tensor) -> Result<Tensor> {
+        let mut halves = Linear::forward_group(&[&self.gate, &self.up], x)?.into_iter();
+        let (Some(gate), Some(up)) = (halves.next(), halves.next()) else {
+            return Err(Error::Internal("a group of two linears gave fewer than two results".into()));
+        };
+        self.down.forward_partial(&silu_mul(&gate, &up)?)
+    }
+}
+
+/// Experts in any of the ways checkpoints keep them: one fused stack (`gate_up_proj [E, 2·I, H]`, gate rows first, and
+/// `down_proj [E, H, I]`), three stacks (`gate_proj`, `up_proj`, `down_proj`), or one scope per expert.
+fn load_experts(w: &Weights, config: &MoeConfig) -> Result<Vec<Expert>> {
+    let (hidden, inner) = (config.hidden_size, config.expert_size);
+    let slice = even_share(inner, w)?;
+    if w.contains("gate_up_proj") {
+        let (gate_up, down) = (w.raw("gate_up_proj")?, w.raw("down_proj")?);
+        expect_shape(w, "gate_up_proj", &[config.experts, 2 * inner, hidden])?;
+        expect_shape(w, "down_proj", &[config.experts, hidden, inner])?;
+        let up = inner + slice.start..inner + slice.end;
+        let expert = |e: usize| {
+            let (gate_up, down) = (gate_up.index(e)?, down.index(e)?);
+            Ok(Expert {
+                gate: Linear::from_raw(&gate_up, std::slice::from_ref(&slice), 0..hidden, w)?,
+                up: Linear::from_raw(&gate_up, std::slice::from_ref(&up), 0..hidden, w)?,
+                down: Linear::from_raw(&down, std::slice::from_ref(&(0..hidden)), slice.clone(), w)?,
+            })
+        };
+        return (0..config.experts).map(expert).collect();
+    }
+    if w.contains("gate_proj") {
+        let (gate, up, down) = (w.raw("gate_proj")?, w.raw("up_proj")?, w.raw("down_proj")?);
+        expect_shape(w, "gate_proj", &[config.experts, inner, hidden])?;
+        expect_shape(w, "up_proj", &[config.experts, inner, hidden])?;
+        expect_shape(w, "down_proj", &[config.experts, hidden, inner])?;
+        let expert = |e: usize| {
+            Ok(Expert {
+                gate: Linear::from_raw(&gate.index(e)?, std::slice::from_ref(&slice), 0..hidden, w)?,
+                up: Linear::from_raw(&up.index(e)?, std::slice::from_ref(&slice), 0..hidden, w)?,
+                down: Linear::from_raw(&down.index(e)?, std::slice::from_ref(&(0..hidden)), slice.clone(), w)?,
+            })
+        };
+        return (0..config.experts).map(expert).collect();
+    }
+    let expert = |e: usize| {
+        let w = w.pp(e);
+        Ok(Expert {
+            gate: Linear::column_parallel(&w.pp("gate_proj"), hidden, inner, Bias::None)?,
+            up: Linear::column_parallel(&w.pp("up_proj"), hidden, inner, Bias::None)?,
+            down: Linear::row_parallel(&w.pp("down_proj"), inner, hidden, Bias::None)?,
+        })
+    };
+    (0..config.experts).map(expert).collect()
+}
+
+/// This rank's part of an inner width.
+fn even_share(width: usize, w: &Weights) -> Result<Range<usize>> {
+    let comm = &w.placement().comm;
+    let (rank, world) = (comm.rank(), comm.world());
+    if !width.is_multiple_of(world) {
+        return Err(Error::Unsupported(format!(
+            "{}: an expert's inner width of {width} does not divide over {world} ranks",
+            w.name("")
+        )));
+    }
+    let part = width / world;
+    Ok(rank * part..(rank + 1) * part)
+}
+
+fn expect_shape(w: &Weights, name: &str, expected: &[usize]) -> Result<()> {
+    let shape = w.shape(name)?;
+    if shape == expected {
+        return Ok(());
+    }
+    Err(Error::InvalidInput(format!("{} is {shape:?}, expected {expected:?}", w.name(name))))
+}
+
+/// The expert every token visits, as much as a gate of its own lets it.
+#[derive(Clone)]
+struct SharedExpert {
+    expert: SwiGlu,
+    gate: Linear,
+}
+
+impl SharedExpert {
+    fn load(w: &Weights, hidden: usize, inner: usize) -> Result<Self> {
+        Ok(Self {
+            expert: SwiGlu::load(&w.pp("shared_expert"), hidden, inner, Bias::None)?,
+            gate: Linear::replicated_plain(&w.pp("shared_expert_gate"), hidden, 1, Bias::None)?,
+        })
+    }
+
+    /// This rank's part; the gate is the same on all ranks, so scaling before the all-reduce scales the sum.
+    fn forward_partial(&self, x: &Tensor, trace: &Trace, scope: &str) -> Result<Tensor> {
+        let gate = self.gate.forward(x)?;
+        trace.tap(|| format!("{scope}/moe/shared_gate"), || Ok(gate.clone()))?;
+        let openness = (gate.neg()?.exp()? + 1.0)?.recip()?;
+        Ok(self.expert.forward_partial(x)?.broadcast_mul(&openness)?)
+    }
+}

@@ -1,0 +1,1 @@
+//! The Qwen3.5 architecture as a loadable plugin.
