@@ -8,6 +8,7 @@
 //! Reading refuses by name whatever would change the answer and is not honoured, and drops in
 //! silence only what cannot change it.
 
+pub mod aggregate;
 pub mod chat;
 pub mod completions;
 pub mod content;
