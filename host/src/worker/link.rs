@@ -119,7 +119,8 @@ pub fn pump(socket: UnixStream) -> (SupervisorEnd, JoinHandle<()>) {
     let (to_worker, mut outgoing) = unbounded_channel::<ToWorker>();
     let (incoming, from_worker) = unbounded_channel::<FromWorker>();
     let task = tokio::spawn(async move {
-        let (mut reader, mut writer) = socket.into_split();
+        let (reader, mut writer) = socket.into_split();
+        let mut reader = tokio::io::BufReader::with_capacity(1 << 16, reader);
         let read_all = async {
             loop {
                 match read::<FromWorker>(&mut reader).await {
