@@ -15,6 +15,7 @@ pub mod error;
 pub mod gated_delta_net;
 pub mod kv;
 pub mod linear;
+pub mod mistake;
 pub mod mlp;
 pub mod moe;
 pub mod norm;

@@ -15,6 +15,7 @@ use crate::activation::silu_mul;
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::linear::{Bias, Linear};
+use crate::mistake::{Mistake, made};
 use crate::mlp::SwiGlu;
 use crate::trace::Trace;
 use crate::weights::Weights;
@@ -148,7 +149,7 @@ impl Router {
             shares.iter().enumerate().map(|(expert, share)| Route { expert, weight: share / sum }).collect();
         routes.sort_by(|a, b| b.weight.total_cmp(&a.weight));
         routes.truncate(self.experts_per_token);
-        if self.renormalise {
+        if self.renormalise && !made(Mistake::NotRenormalised) {
             let sum: f32 = routes.iter().map(|route| route.weight).sum();
             routes.iter_mut().for_each(|route| route.weight /= sum);
         }
@@ -282,6 +283,9 @@ impl SharedExpert {
     fn forward_partial(&self, x: &Tensor, trace: &Trace, scope: &str) -> Result<Tensor> {
         let gate = self.gate.forward(x)?;
         trace.tap(|| format!("{scope}/moe/shared_gate"), || Ok(gate.clone()))?;
+        if made(Mistake::SharedUngated) {
+            return self.expert.forward_partial(x);
+        }
         let openness = (gate.neg()?.exp()? + 1.0)?.recip()?;
         Ok(self.expert.forward_partial(x)?.broadcast_mul(&openness)?)
     }

@@ -9,6 +9,8 @@
 
 use std::ops::Range;
 
+use layers::mistake::{Mistake, made};
+
 use crate::image::Grid;
 
 /// Where a token stands: time, height, width.
@@ -19,7 +21,10 @@ pub type Position = [u32; 3];
 /// Height and width take every third frequency each, as far as their sections reach, and time takes the rest, so that each
 /// axis sees low and high frequencies alike. The sections are not contiguous blocks.
 pub fn axis_of(j: usize, section: [usize; 3]) -> usize {
-    let [_, height, width] = section;
+    let [time, height, width] = section;
+    if made(Mistake::ContiguousAxes) {
+        return usize::from(j >= time) + usize::from(j >= time + height);
+    }
     match j % 3 {
         1 if j < 3 * height => 1,
         2 if j < 3 * width => 2,
@@ -72,7 +77,8 @@ impl Counter {
     fn next(&mut self, images: &[ImageTokens]) -> Position {
         let index = self.tokens;
         self.tokens += 1;
-        let Some(image) = images.iter().find(|image| image.span().contains(&index)) else {
+        let image = images.iter().find(|image| image.span().contains(&index));
+        let Some(image) = image.filter(|_| !made(Mistake::PlainPositions)) else {
             let position = self.position as u32;
             self.position += 1;
             return [position; 3];
@@ -80,7 +86,11 @@ impl Counter {
         let (row, column) = ((index - image.start) / image.grid.width, (index - image.start) % image.grid.width);
         let begin = self.position;
         if self.tokens == image.span().end {
-            self.position += image.grid.height.max(image.grid.width);
+            self.position += if made(Mistake::AdvanceByTokens) {
+                image.span().len()
+            } else {
+                image.grid.height.max(image.grid.width)
+            };
         }
         [begin as u32, (begin + row) as u32, (begin + column) as u32]
     }

@@ -13,6 +13,7 @@
 use layers::activation::{gelu_erf, gelu_tanh};
 use layers::attention;
 use layers::linear::{Bias, Linear};
+use layers::mistake::{Mistake, made};
 use layers::norm::LayerNorm;
 use layers::placement::Placement;
 use layers::rotary::Angles;
@@ -68,7 +69,8 @@ impl VisionTower {
         let half = head_dim / 2;
         let inverse: Vec<f32> =
             (0..half / 2).map(|j| ROPE_THETA.powf(-2.0 * j as f64 / half as f64) as f32).collect();
-        let turn = |at: usize| inverse.iter().map(move |inverse| at as f32 * inverse);
+        let still = made(Mistake::NoVisionRotary);
+        let turn = |at: usize| inverse.iter().map(move |inverse| if still { 0.0 } else { at as f32 * inverse });
         let angles = order.iter().flat_map(|&(row, column)| turn(row).chain(turn(column))).collect();
         Angles::from_angles(angles, order.len(), head_dim, &self.placement)
     }
@@ -147,7 +149,12 @@ impl PositionTable {
         let rows: Vec<_> = (0..grid.height).map(|row| self.between(row, grid.height)).collect();
         let columns: Vec<_> = (0..grid.width).map(|column| self.between(column, grid.width)).collect();
         let mut out = Vec::with_capacity(order.len() * self.width);
-        for &(row, column) in order {
+        for (n, &(row, column)) in order.iter().enumerate() {
+            let (row, column) = if made(Mistake::RasterPositions) { (n / grid.width, n % grid.width) } else { (row, column) };
+            if made(Mistake::SequentialPositions) {
+                out.extend_from_slice(&self.values[n * self.width..(n + 1) * self.width]);
+                continue;
+            }
             let ((y0, y1, dy), (x0, x1, dx)) = (rows[row], columns[column]);
             let corners = [
                 (y0 * self.side + x0, (1.0 - dy) * (1.0 - dx)),
@@ -166,6 +173,11 @@ impl PositionTable {
     fn between(&self, i: usize, count: usize) -> (usize, usize, f32) {
         let last = self.side - 1;
         let at = if count > 1 { i as f32 * last as f32 / (count - 1) as f32 } else { 0.0 };
+        let at = if made(Mistake::HalfPixelPositions) {
+            ((i as f32 + 0.5) * self.side as f32 / count as f32 - 0.5).clamp(0.0, last as f32)
+        } else {
+            at
+        };
         let before = (at.floor() as usize).min(last);
         (before, (before + 1).min(last), at - before as f32)
     }
@@ -255,7 +267,8 @@ struct Merger {
 impl Merger {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.norm.forward(x)?.reshape(((), self.width))?;
-        self.fc2.forward(&gelu_erf(&self.fc1.forward(&x)?)?)
+        let gelu = if made(Mistake::MergerTanh) { gelu_tanh } else { gelu_erf };
+        self.fc2.forward(&gelu(&self.fc1.forward(&x)?)?)
     }
 
     fn load(w: &Weights, config: &VisionConfig) -> Result<Self> {

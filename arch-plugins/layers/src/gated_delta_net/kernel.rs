@@ -9,6 +9,8 @@
 
 use rayon::prelude::*;
 
+use crate::mistake::{Mistake, made};
+
 /// Tokens the chunked form takes at once.
 pub const CHUNK: usize = 64;
 
@@ -99,6 +101,9 @@ pub fn causal_conv(taps: &[f32], kernel: usize, input: &[f32], past: &mut [f32],
                 *o += w * x;
             }
         }
+        if made(Mistake::NoConvSilu) {
+            return;
+        }
         for o in out.iter_mut() {
             *o /= 1.0 + (-*o).exp();
         }
@@ -165,7 +170,7 @@ impl Chunk {
         let q_at = key_head * dk;
         let k_at = (heads.key_heads + key_head) * dk;
         let v_at = 2 * heads.key_heads * dk + head * dv;
-        let scale = (dk as f32).sqrt().recip();
+        let scale = if made(Mistake::NoQueryScale) { 1.0 } else { (dk as f32).sqrt().recip() };
         for t in start..end {
             let token = &inputs.mixed[t * heads.channels()..(t + 1) * heads.channels()];
             extend_normalised(&mut self.q, &token[q_at..q_at + dk], scale);
@@ -251,7 +256,7 @@ impl Chunk {
             scale(&mut errors[i * dv..(i + 1) * dv], self.beta[i]);
             scale(&mut reach[i * dk..(i + 1) * dk], self.beta[i] * c[i].exp());
             for j in 0..i {
-                let a = self.beta[i] * dot(k(i), k(j)) * (c[i] - c[j]).exp();
+                let a = self.beta[i] * dot(k(i), k(j)) * fade(&c, i, j);
                 subtract_row(&mut errors, dv, i, j, a);
                 subtract_row(&mut reach, dk, i, j, a);
             }
@@ -264,20 +269,19 @@ impl Chunk {
         for i in 0..n {
             scale(&mut faded[i * dk..(i + 1) * dk], c[i].exp());
             for j in 0..=i {
-                weights[i * n + j] = dot(q(i), k(j)) * (c[i] - c[j]).exp();
+                weights[i * n + j] = dot(q(i), k(j)) * fade(&c, i, j);
             }
         }
         out.fill(0.0);
         add_product(out, &faded, state, dk, dv);
         add_product(out, &weights, &errors, n, dv);
 
-        let last = c[n - 1];
-        scale(state, last.exp());
+        scale(state, c[n - 1].exp());
         let mut keys = vec![0f32; dk * n];
         for i in 0..n {
-            let fade = (last - c[i]).exp();
+            let kept = fade(&c, n - 1, i);
             for (d, &x) in k(i).iter().enumerate() {
-                keys[d * n + i] = fade * x;
+                keys[d * n + i] = kept * x;
             }
         }
         add_product(state, &keys, &errors, n, dv);
@@ -286,8 +290,19 @@ impl Chunk {
 
 /// Appends `x / √(Σx² + 1e-6)`, times `scale`. The epsilon is part of the architecture, not of the configuration.
 fn extend_normalised(out: &mut Vec<f32>, x: &[f32], scale: f32) {
-    let length = (x.iter().map(|x| x * x).sum::<f32>() + 1e-6).sqrt();
+    let mut length = (x.iter().map(|x| x * x).sum::<f32>() + 1e-6).sqrt();
+    if made(Mistake::NoUnitLength) {
+        length = 1.0;
+    }
     out.extend(x.iter().map(|x| x / length * scale));
+}
+
+/// What is left at token `i` of what token `j` wrote, `c` being the running sum of the log decay.
+fn fade(c: &[f32], i: usize, j: usize) -> f32 {
+    if made(Mistake::FactoredDecay) {
+        return c[i].exp() * (-c[j]).exp();
+    }
+    (c[i] - c[j]).exp()
 }
 
 fn running_sum(x: &[f32]) -> Vec<f32> {
