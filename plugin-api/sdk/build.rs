@@ -1,4 +1,4 @@
-//! Records the compiler's version, so that a loaded plugin can say what it was built with.
+//! Records compiler and target, so that a loaded plugin can say what it was built with.
 
 use std::process::Command;
 
@@ -11,5 +11,6 @@ fn main() {
         .and_then(|output| String::from_utf8(output.stdout).ok())
         .unwrap_or_default();
     println!("cargo::rustc-env=PLUGIN_SDK_RUSTC={}", version.trim());
+    println!("cargo::rustc-env=PLUGIN_SDK_TARGET={}", std::env::var("TARGET").unwrap_or_default());
     println!("cargo::rerun-if-changed=build.rs");
 }

@@ -60,7 +60,7 @@ impl DeviceKind {
 
 /// A device as the host sees it.
 #[repr(C)]
-#[derive(StableAbi, Clone, Copy)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// What it is.
     pub kind: DeviceKind,
@@ -380,7 +380,8 @@ pub struct Architectures {
     /// names none.
     pub sequence_bytes: unsafe extern "C" fn(model: Handle, sequence: u64) -> u64,
     /// One forward pass. A code other than OK fails the whole batch; a row alone fails through
-    /// [`RowResult::code`], and `failure` then holds the first such row's sentence.
+    /// [`RowResult::code`], and `failure` then holds one line per failed row, in the rows' order, as far as
+    /// they fit.
     pub step: unsafe extern "C" fn(
         model: Handle,
         step: *const Step,

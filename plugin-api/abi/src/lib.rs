@@ -25,7 +25,9 @@ pub use primitive::{Code, Failure, Handle, Slice, SliceMut, Str};
 pub use abi_stable;
 
 /// Version of this ABI. A host loads every plugin of the same major version.
-pub const ABI_VERSION: &str = "1.0.0";
+///
+/// It is this crate's own version: `abi_stable` stores that in every layout and refuses another major.
+pub const ABI_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Name of the one symbol a plugin exports: an `abi_stable` library header for [`Plugin`].
 pub const ROOT_SYMBOL: &str = "neuron_plugin_root";

@@ -3,7 +3,9 @@
 //! # Descriptor
 //! The ELF section [`crate::DESCRIPTOR_SECTION`] holds one JSON object, so that a host can read what a file
 //! claims to be before any of its code runs:
-//! `{"abi":"1.0.0","name":"llama","version":"0.1.0","build":"cpu-v3","git":"…","panic":"unwind"}`.
+//! `{"abi":"1.0.0","name":"llama","version":"0.1.0","build":"ampere","git":"…","panic":"unwind",
+//! "machine_code":[80],"ptx":80,"cuda":13000}`; the last three are absent from CPU builds. A reader ignores
+//! keys it does not know.
 
 use abi_stable::StableAbi;
 use abi_stable::library::RootModule;

@@ -145,13 +145,13 @@ pub struct Encoded<I> {
     pub bytes: u64,
 }
 
-/// A loaded model. Driven by one thread; its sequences' state lives in [`Model::Sequence`] values that the
-/// SDK keeps and hands back.
-pub trait Model: 'static {
+/// A loaded model. Driven by one thread at a time; its sequences' state lives in [`Model::Sequence`] values
+/// that the SDK keeps and hands back.
+pub trait Model: Send + 'static {
     /// State of one sequence: KV cache, recurrent state, rope delta, whatever the architecture needs.
-    type Sequence: Any;
+    type Sequence: Any + Send;
     /// An encoded image; `()` without vision.
-    type Image: Any;
+    type Image: Any + Send;
 
     /// What the model turned out to be.
     fn info(&self) -> Loaded;

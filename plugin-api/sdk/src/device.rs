@@ -57,6 +57,23 @@ pub const fn cuda(build: &str) -> u16 {
     }
 }
 
+/// The part of a plugin's descriptor that tells a host which GPUs the build is for; empty for CPU builds.
+pub const fn descriptor_fields(build: &str) -> &'static str {
+    match build.as_bytes() {
+        b"ampere" => r#","machine_code":[80],"ptx":80,"cuda":13000"#,
+        b"ada" => r#","machine_code":[89],"ptx":89,"cuda":13000"#,
+        b"hopper" => r#","machine_code":[90],"ptx":0,"cuda":13000"#,
+        b"blackwell" => r#","machine_code":[100,120],"ptx":100,"cuda":13000"#,
+        _ => "",
+    }
+}
+
+/// Whether the driver can compile a build's PTX for a compute capability.
+fn ptx_runs_on(build: &str, compute_capability: u32) -> bool {
+    let lowest = u32::from(ptx(build));
+    lowest != 0 && lowest <= compute_capability
+}
+
 /// The refusal every plugin gives first: a build for the wrong device would compute garbage without an error.
 pub fn fits(build: &str, device: &DeviceInfo) -> Result<()> {
     match (cpu_level(build), device.kind) {
@@ -66,7 +83,12 @@ pub fn fits(build: &str, device: &DeviceInfo) -> Result<()> {
             device.cpu_level
         ))),
         (Some(_), _) => Err(Error::Unsupported(format!("build {build} computes on the CPU only"))),
-        (None, DeviceKind::CUDA) if generation_runs_on(build, device.compute_capability) => Ok(()),
+        (None, DeviceKind::CUDA)
+            if generation_runs_on(build, device.compute_capability)
+                || ptx_runs_on(build, device.compute_capability) =>
+        {
+            Ok(())
+        }
         (None, DeviceKind::CUDA) => Err(Error::Unsupported(format!(
             "build {build} holds no machine code for compute capability {}.{}",
             device.compute_capability / 10,
@@ -94,6 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn the_descriptor_says_what_the_tables_say() {
+        for build in ["ampere", "ada", "hopper", "blackwell"] {
+            let expected = format!(
+                r#","machine_code":{:?},"ptx":{},"cuda":{}"#,
+                machine_code(build),
+                ptx(build),
+                cuda(build)
+            );
+            assert_eq!(descriptor_fields(build), expected.replace(", ", ","), "{build}");
+        }
+    }
+
+    #[test]
     fn every_build_fits_its_own_devices_only() {
         let cases = [
             ("cpu-v3", device(DeviceKind::CPU, 0, 3), true),
@@ -101,10 +136,11 @@ mod tests {
             ("cpu-v3", device(DeviceKind::CUDA, 90, 4), false),
             ("ampere", device(DeviceKind::CUDA, 86, 4), true),
             ("ampere", device(DeviceKind::CUDA, 89, 4), true),
-            ("ampere", device(DeviceKind::CUDA, 90, 4), false),
+            ("ampere", device(DeviceKind::CUDA, 75, 4), false),
+            ("ampere", device(DeviceKind::CUDA, 90, 4), true), // through PTX
             ("ada", device(DeviceKind::CUDA, 86, 4), false),
             ("hopper", device(DeviceKind::CUDA, 90, 4), true),
-            ("hopper", device(DeviceKind::CUDA, 100, 4), false),
+            ("hopper", device(DeviceKind::CUDA, 100, 4), false), // its PTX is for one card
             ("blackwell", device(DeviceKind::CUDA, 120, 4), true),
             ("blackwell", device(DeviceKind::CPU, 0, 4), false),
         ];

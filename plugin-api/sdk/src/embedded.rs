@@ -28,6 +28,8 @@ pub struct Manifest {
     pub probe: fn(&DeviceInfo) -> Result<()>,
     /// Bytes of the ELF descriptor, named here so that the linker keeps them; empty when embedded.
     pub descriptor: &'static [u8],
+    /// Whether a panic in the leaf crate unwinds; it alone decides, whatever its libraries were built for.
+    pub unwinds: bool,
     /// Whether the plugin is linked into the host.
     pub embedded: bool,
 }
@@ -80,12 +82,12 @@ pub fn root(manifest: &'static Manifest) -> PluginRef {
         version: Str::new(manifest.version),
         build: Str::new(manifest.build),
         rustc: Str::new(env!("PLUGIN_SDK_RUSTC")),
-        target: Str::new(concat!("x86_64-", "linux")),
+        target: Str::new(env!("PLUGIN_SDK_TARGET")),
         git: Str::new(manifest.git),
         machine_code: Slice::new(manifest.machine_code),
         ptx: manifest.ptx,
         cuda: manifest.cuda,
-        panic_unwind: cfg!(panic = "unwind") as u8,
+        panic_unwind: manifest.unwinds as u8,
         debug: cfg!(debug_assertions) as u8,
         reserved: [0; 2],
     };
@@ -120,6 +122,7 @@ macro_rules! embedded_plugin {
             cuda: 0,
             probe: |_| Ok(()),
             descriptor: &[],
+            unwinds: cfg!(panic = "unwind"),
             embedded: true,
         };
         $crate::export::root(&MANIFEST)
@@ -148,7 +151,8 @@ macro_rules! export_plugin {
             "\",\"build\":\"", BUILD,
             "\",\"git\":\"", GIT,
             "\",\"panic\":\"", if cfg!(panic = "unwind") { "unwind" } else { "abort" },
-            "\"}",
+            "\"", $crate::device::descriptor_fields(BUILD),
+            "}",
         ];
 
         #[used]
@@ -166,6 +170,7 @@ macro_rules! export_plugin {
             cuda: $crate::device::cuda(BUILD),
             probe: $probe,
             descriptor: &DESCRIPTOR,
+            unwinds: cfg!(panic = "unwind"),
             embedded: false,
         };
 

@@ -352,15 +352,19 @@ fn store_likeliest(logits: &[f32], tokens: &mut [u32], output: u32) -> Result<()
     Ok(())
 }
 
-/// Writes each row's code, and the first failed row's sentence.
+/// Writes each row's code, and one line per failed row.
 fn report(errors: &[Option<Error>], results: &mut [RowResult], failure: &mut Failure) {
-    let mut first = true;
+    let mut lines = String::new();
+    let mut first = None;
     for (error, result) in errors.iter().zip(results.iter_mut()) {
         result.code = error.as_ref().map_or(Code::OK, Error::code);
-        if let Some(error) = error
-            && std::mem::take(&mut first)
-        {
-            error.write(failure);
+        if let Some(error) = error {
+            lines.push_str(&error.message().replace('\n', " "));
+            lines.push('\n');
+            first.get_or_insert(result.code);
         }
+    }
+    if let Some(code) = first {
+        failure.set(code, &lines, 0);
     }
 }
