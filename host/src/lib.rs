@@ -4,4 +4,6 @@
 //! (`neuron worker`) that maps an architecture plugin. This library is the two of them; the binary only
 //! parses the command line.
 
+pub mod output;
+pub mod prompt;
 pub mod worker;
