@@ -43,7 +43,14 @@ pub fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
 
     println!("== 1/4 building neuron, cortex and the plugins (a few minutes the first time)");
-    process::run(process::cargo().args(["build", "--release", "--package", "neuron", "--package", "cortex"]))?;
+    process::run(process::cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "neuron",
+        "--package",
+        "cortex",
+    ]))?;
     let plugin_folder =
         plugins::run(&plugins::Options { build: "auto".into(), debug: false, names: Vec::new() })?;
 
@@ -76,7 +83,8 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// The usual port, or any free one when something else listens there.
 fn free_port(usual: u16) -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", usual)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
+    let listener =
+        TcpListener::bind(("127.0.0.1", usual)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
     Ok(listener.local_addr()?.port())
 }
 
@@ -127,7 +135,10 @@ fn wait_for_model(house: &House, neuron: &mut Server, cortex: &mut Server) -> Re
             return Ok(id.to_owned());
         }
         if started.elapsed() > PATIENCE {
-            bail!("the model is not ready after {PATIENCE:?}; see {}", house.folder.join("neuron.log").display());
+            bail!(
+                "the model is not ready after {PATIENCE:?}; see {}",
+                house.folder.join("neuron.log").display()
+            );
         }
         std::thread::sleep(Duration::from_millis(200));
     }

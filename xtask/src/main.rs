@@ -8,6 +8,7 @@ mod machine;
 mod model;
 mod plugins;
 mod process;
+mod soak;
 mod test;
 mod tidy;
 
@@ -30,6 +31,8 @@ enum Tool {
     Demo(demo::Options),
     /// Build the architecture plugins into target/plugins/<build>/.
     Plugins(plugins::Options),
+    /// Let many clients come and go against a running daemon; fail if anything is left behind.
+    Soak(soak::Options),
     /// Run every test.
     Test(test::Options),
     /// Check the arrows between rooms, links in docs, forbidden places and words; print what is longest.
@@ -40,6 +43,7 @@ fn main() -> Result<()> {
     match Cli::parse().tool {
         Tool::Demo(options) => demo::run(&options),
         Tool::Plugins(options) => plugins::run(&options).map(drop),
+        Tool::Soak(options) => soak::run(&options),
         Tool::Test(options) => test::run(&options),
         Tool::Tidy => tidy::run(),
     }

