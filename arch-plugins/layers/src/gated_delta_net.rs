@@ -19,10 +19,11 @@ pub mod kernel;
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use kernel::{Heads, Inputs};
 
 use crate::error::{Error, Result};
+use crate::slice;
 use crate::weights::Weights;
 
 pub use kernel::{Form, KeyHeads};
@@ -105,7 +106,7 @@ pub struct CausalConv {
 impl CausalConv {
     /// The scope holds `weight`, `[all channels, 1, K]` or `[all channels, K]`; this rank keeps `channels` of it.
     pub fn load(w: &Weights, kernel: usize, channels: &[Range<usize>]) -> Result<Self> {
-        let stored = w.raw("weight")?.to_f32()?;
+        let stored = w.raw("weight")?.to_f32();
         let end = channels.iter().map(|range| range.end).max().unwrap_or(0);
         if kernel == 0 || stored.len() < end * kernel || !stored.len().is_multiple_of(kernel) {
             return Err(Error::InvalidInput(format!(
@@ -126,7 +127,7 @@ impl CausalConv {
     pub fn forward(&self, mixed: &Tensor, rows: &[Range<usize>], states: &mut [&mut DeltaState]) -> Result<Tensor> {
         let (tokens, channels) = mixed.dims2()?;
         debug_assert_eq!(channels, self.channels, "one tap row per channel");
-        let input = floats(mixed)?;
+        let input = slice::to_vec(mixed)?;
         let mut out = vec![0f32; tokens * channels];
         for (row, state) in rows.iter().zip(states) {
             let span = row.start * channels..row.end * channels;
@@ -150,7 +151,7 @@ impl Gates {
     /// the former. This rank keeps `heads` of both.
     pub fn load(w: &Weights, heads: Range<usize>) -> Result<Self> {
         let of_heads = |name: &str| -> Result<Vec<f32>> {
-            let values = w.raw(name)?.to_f32()?;
+            let values = w.raw(name)?.to_f32();
             let part = values.get(heads.clone()).map(<[f32]>::to_vec);
             part.ok_or_else(|| {
                 Error::InvalidInput(format!("{} has {} values, heads {heads:?} are missing", w.name(name), values.len()))
@@ -167,8 +168,8 @@ impl Gates {
     /// `β = σ(b)` and `g = −exp(A_log)·softplus(a + dt_bias)`, both f32 `[tokens, value_heads]`; `g ≤ 0`.
     pub fn forward(&self, b: &Tensor, a: &Tensor) -> Result<(Tensor, Tensor)> {
         let (tokens, heads) = a.dims2()?;
-        let beta = floats(b)?.into_iter().map(sigmoid).collect::<Vec<_>>();
-        let mut decay = floats(a)?;
+        let beta = slice::to_vec(b)?.into_iter().map(sigmoid).collect::<Vec<_>>();
+        let mut decay = slice::to_vec(a)?;
         for token in decay.chunks_exact_mut(heads) {
             for ((x, rate), bias) in token.iter_mut().zip(&self.decay_rate).zip(&self.bias) {
                 *x = rate * softplus(*x + bias);
@@ -200,24 +201,18 @@ pub fn delta_rule(
     states: &mut [&mut DeltaState],
 ) -> Result<Tensor> {
     let tokens = conv.dim(0)?;
-    let (mixed, beta, decay) = (floats(conv)?, floats(beta)?, floats(decay)?);
-    let heads = dims.heads();
-    let mut out = vec![0f32; tokens * dims.value_width()];
-    for (row, state) in rows.iter().zip(states) {
+    let (mixed, beta, decay) = (slice::to_vec(conv)?, slice::to_vec(beta)?, slice::to_vec(decay)?);
+    let rows = rows.iter().zip(states).map(|(row, state)| {
         let inputs = Inputs {
             mixed: &mixed[row.start * dims.channels()..row.end * dims.channels()],
             beta: &beta[row.start * dims.value_heads..row.end * dims.value_heads],
             decay: &decay[row.start * dims.value_heads..row.end * dims.value_heads],
         };
-        let out = &mut out[row.start * dims.value_width()..row.end * dims.value_width()];
-        kernel::delta_rule(&heads, Form::of(row.len()), &inputs, &mut state.recurrent, out);
-    }
+        (row.start, Form::of(row.len()), inputs, state.recurrent.as_mut_slice())
+    });
+    let mut out = vec![0f32; tokens * dims.value_width()];
+    kernel::delta_rule(&dims.heads(), rows.collect(), &mut out);
     Ok(Tensor::from_vec(out, (tokens, dims.value_heads, dims.value_dim), conv.device())?)
-}
-
-/// A tensor's values as f32, row-major.
-fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 fn sigmoid(x: f32) -> f32 {

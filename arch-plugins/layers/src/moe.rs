@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::linear::{Bias, Linear};
 use crate::mistake::{Mistake, made};
 use crate::mlp::SwiGlu;
+use crate::slice;
 use crate::trace::Trace;
 use crate::weights::Weights;
 
@@ -81,7 +82,7 @@ impl SparseMoe {
             let rows: Vec<u32> = visitors.iter().map(|visitor| visitor.token as u32).collect();
             let rows = Tensor::from_vec(rows, visitors.len(), x.device())?;
             let y = expert.forward_partial(&x.index_select(&rows, 0)?)?;
-            let y: Vec<f32> = y.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            let y = slice::to_vec(&y)?;
             for (visitor, y) in visitors.iter().zip(y.chunks_exact(hidden)) {
                 let sum = &mut sum[visitor.token * hidden..(visitor.token + 1) * hidden];
                 sum.iter_mut().zip(y).for_each(|(sum, y)| *sum += visitor.weight * y);

@@ -7,8 +7,9 @@
 //! Decay between two tokens of a chunk is the exponential of a *difference* of cumulative sums. It must never be
 //! factored into `e^{c_i} · e^{−c_j}`: one fast-forgetting head reaches `c = −2000` and the second factor overflows.
 
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
+use crate::kernel::{Isa, by_isa, pool};
 use crate::mistake::{Mistake, made};
 
 /// Tokens the chunked form takes at once.
@@ -94,52 +95,87 @@ pub fn causal_conv(taps: &[f32], kernel: usize, input: &[f32], past: &mut [f32],
             &input[(t - keep) * channels..(t - keep + 1) * channels]
         }
     };
-    out.par_chunks_mut(channels).enumerate().for_each(|(t, out)| {
-        out.fill(0.0);
-        for (j, tap) in taps.chunks_exact(channels).enumerate() {
-            for ((o, w), x) in out.iter_mut().zip(tap).zip(column(t + j)) {
-                *o += w * x;
+    let rows: Vec<_> = out.chunks_mut(channels).map(Mutex::new).collect();
+    pool::split(tokens, 4, &|start, end| {
+        for (t, row) in rows.iter().enumerate().take(end).skip(start) {
+            let mut row = row.lock().unwrap_or_else(PoisonError::into_inner);
+            row.fill(0.0);
+            for (j, tap) in taps.chunks_exact(channels).enumerate() {
+                for ((o, w), x) in row.iter_mut().zip(tap).zip(column(t + j)) {
+                    *o += w * x;
+                }
+            }
+            if !made(Mistake::NoConvSilu) {
+                row.iter_mut().for_each(|o| *o /= 1.0 + (-*o).exp());
             }
         }
-        if made(Mistake::NoConvSilu) {
-            return;
-        }
-        for o in out.iter_mut() {
-            *o /= 1.0 + (-*o).exp();
-        }
     });
+    drop(rows);
     let newest = (tokens..tokens + keep).flat_map(|t| column(t).iter().copied()).collect::<Vec<_>>();
     past.copy_from_slice(&newest);
 }
 
-/// Runs every value head over the row's tokens, head by head in parallel.
+/// One sequence's part of a step: its first token in the step, the form, its inputs, and its state `[value_heads,
+/// key_dim, value_dim]`, which is advanced.
+pub type Row<'a> = (usize, Form, Inputs<'a>, &'a mut [f32]);
+
+/// Runs every value head of every row over the row's tokens, all of them in parallel.
 ///
-/// `state` is `[value_heads, key_dim, value_dim]` and is advanced; `out` is `[tokens, value_heads, value_dim]`.
-pub fn delta_rule(heads: &Heads, form: Form, inputs: &Inputs, state: &mut [f32], out: &mut [f32]) {
-    let tokens = inputs.decay.len() / heads.value_heads;
+/// `out` is `[tokens of the step, value_heads, value_dim]`.
+pub fn delta_rule(heads: &Heads, rows: Vec<Row<'_>>, out: &mut [f32]) {
     let per_head = heads.key_dim * heads.value_dim;
-    let results: Vec<Vec<f32>> = state
-        .par_chunks_mut(per_head)
-        .enumerate()
-        .map(|(head, state)| {
-            let mut result = vec![0f32; tokens * heads.value_dim];
-            let mut chunk = Chunk::default();
-            for start in (0..tokens).step_by(CHUNK) {
-                let end = (start + CHUNK).min(tokens);
-                chunk.gather(heads, head, inputs, start, end);
-                let result = &mut result[start * heads.value_dim..end * heads.value_dim];
-                match form {
-                    Form::Recurrent => chunk.recurrent(state, result),
-                    Form::Chunked => chunk.chunked(state, result),
-                }
-            }
-            result
+    let jobs: Vec<Mutex<Job<'_>>> = rows
+        .into_iter()
+        .flat_map(|(first, form, inputs, state)| {
+            let job = move |(head, state)| Mutex::new(Job { first, head, form, inputs, state, out: Vec::new() });
+            state.chunks_mut(per_head).enumerate().map(job)
         })
         .collect();
-    for (head, result) in results.iter().enumerate() {
-        for (t, row) in result.chunks_exact(heads.value_dim).enumerate() {
-            let at = (t * heads.value_heads + head) * heads.value_dim;
-            out[at..at + heads.value_dim].copy_from_slice(row);
+    let isa = Isa::best();
+    pool::run(jobs.len(), &|i| {
+        let mut job = jobs[i].lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: `Isa::best` names a level this processor has; `run` itself asks for nothing.
+        unsafe { run_job(isa, heads, &mut job) };
+    });
+    for job in jobs {
+        let job = job.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (t, values) in job.out.chunks_exact(heads.value_dim).enumerate() {
+            let at = ((job.first + t) * heads.value_heads + job.head) * heads.value_dim;
+            out[at..at + heads.value_dim].copy_from_slice(values);
+        }
+    }
+}
+
+/// One value head of one row.
+struct Job<'a> {
+    first: usize,
+    head: usize,
+    form: Form,
+    inputs: Inputs<'a>,
+    state: &'a mut [f32],
+    /// `[tokens, value_dim]`.
+    out: Vec<f32>,
+}
+
+by_isa! {
+    /// [`run`] in the widest instructions of the processor.
+    unsafe fn run_job(heads: &Heads, job: &mut Job<'_>) { avx512: run, avx2: run, portable: run }
+}
+
+/// # Safety
+/// Asks for nothing; it is unsafe because what calls it enables instructions first.
+#[inline(always)]
+unsafe fn run(heads: &Heads, job: &mut Job<'_>) {
+    let tokens = job.inputs.decay.len() / heads.value_heads;
+    job.out = vec![0f32; tokens * heads.value_dim];
+    let mut chunk = Chunk::default();
+    for start in (0..tokens).step_by(CHUNK) {
+        let end = (start + CHUNK).min(tokens);
+        chunk.gather(heads, job.head, &job.inputs, start, end);
+        let out = &mut job.out[start * heads.value_dim..end * heads.value_dim];
+        match job.form {
+            Form::Recurrent => chunk.recurrent(job.state, out),
+            Form::Chunked => chunk.chunked(job.state, out),
         }
     }
 }
@@ -160,6 +196,7 @@ struct Chunk {
 }
 
 impl Chunk {
+    #[inline(always)]
     fn gather(&mut self, heads: &Heads, head: usize, inputs: &Inputs, start: usize, end: usize) {
         let (dk, dv) = (heads.key_dim, heads.value_dim);
         (self.key_dim, self.value_dim) = (dk, dv);
@@ -181,12 +218,14 @@ impl Chunk {
         }
     }
 
+    #[inline(always)]
     fn tokens(&self) -> usize {
         self.beta.len()
     }
 
     /// The defining form. The columns of the state do not touch one another, so a block of them goes through all
     /// tokens while it stays in the nearest cache.
+    #[inline(always)]
     fn recurrent(&self, state: &mut [f32], out: &mut [f32]) {
         let dv = self.value_dim;
         let mut block = vec![[0f32; LANES]; self.key_dim];
@@ -208,6 +247,7 @@ impl Chunk {
     }
 
     /// One token over one block of columns: decay, predict, correct, read.
+    #[inline(always)]
     fn advance(&self, t: usize, block: &mut [[f32; LANES]], value: &[f32; LANES]) -> [f32; LANES] {
         let dk = self.key_dim;
         let (q, k) = (&self.q[t * dk..(t + 1) * dk], &self.k[t * dk..(t + 1) * dk]);
@@ -244,6 +284,7 @@ impl Chunk {
     /// O  = diag(e^c) Q M + ((Q Kᵀ) ⊙ D) N                D with its diagonal
     /// M' = e^{c_C} M + (diag(e^{c_C − c}) K)ᵀ N
     /// ```
+    #[inline(always)]
     fn chunked(&self, state: &mut [f32], out: &mut [f32]) {
         let (n, dk, dv) = (self.tokens(), self.key_dim, self.value_dim);
         let c = running_sum(&self.decay);
@@ -289,6 +330,7 @@ impl Chunk {
 }
 
 /// Appends `x / √(Σx² + 1e-6)`, times `scale`. The epsilon is part of the architecture, not of the configuration.
+#[inline(always)]
 fn extend_normalised(out: &mut Vec<f32>, x: &[f32], scale: f32) {
     let mut length = (x.iter().map(|x| x * x).sum::<f32>() + 1e-6).sqrt();
     if made(Mistake::NoUnitLength) {
@@ -298,6 +340,7 @@ fn extend_normalised(out: &mut Vec<f32>, x: &[f32], scale: f32) {
 }
 
 /// What is left at token `i` of what token `j` wrote, `c` being the running sum of the log decay.
+#[inline(always)]
 fn fade(c: &[f32], i: usize, j: usize) -> f32 {
     if made(Mistake::FactoredDecay) {
         return c[i].exp() * (-c[j]).exp();
@@ -305,6 +348,7 @@ fn fade(c: &[f32], i: usize, j: usize) -> f32 {
     (c[i] - c[j]).exp()
 }
 
+#[inline(always)]
 fn running_sum(x: &[f32]) -> Vec<f32> {
     x.iter()
         .scan(0f32, |sum, x| {
@@ -314,11 +358,13 @@ fn running_sum(x: &[f32]) -> Vec<f32> {
         .collect()
 }
 
+#[inline(always)]
 fn scale(x: &mut [f32], by: f32) {
     x.iter_mut().for_each(|x| *x *= by);
 }
 
 /// Row `i` of an `[_, width]` matrix minus `a` times its earlier row `j`.
+#[inline(always)]
 fn subtract_row(matrix: &mut [f32], width: usize, i: usize, j: usize, a: f32) {
     let (before, from_i) = matrix.split_at_mut(i * width);
     for (x, y) in from_i[..width].iter_mut().zip(&before[j * width..(j + 1) * width]) {
@@ -326,6 +372,7 @@ fn subtract_row(matrix: &mut [f32], width: usize, i: usize, j: usize, a: f32) {
     }
 }
 
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; LANES];
     let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -340,6 +387,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// `out += a · b` with `a [rows, inner]`, `b [inner, cols]`, all row-major. Four rows share each load of `b`, and a
 /// block of [`LANES`] columns stays in registers.
+#[inline(always)]
 fn add_product(out: &mut [f32], a: &[f32], b: &[f32], inner: usize, cols: usize) {
     for (out, a) in out.chunks_mut(4 * cols).zip(a.chunks(4 * inner)) {
         let rows = out.len() / cols;

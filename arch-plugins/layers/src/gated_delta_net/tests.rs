@@ -55,7 +55,7 @@ impl Case {
         let tokens = self.decay.len() / self.heads.value_heads;
         let mut state = self.state.clone();
         let mut out = vec![0f32; tokens * self.heads.value_heads * self.heads.value_dim];
-        kernel::delta_rule(&self.heads, form, &self.inputs(), &mut state, &mut out);
+        kernel::delta_rule(&self.heads, vec![(0, form, self.inputs(), &mut state)], &mut out);
         (out, state)
     }
 
