@@ -1,13 +1,70 @@
-//! Elementwise activations.
-use candle_core::Tensor;
-use crate::error::Result;
+//! Elementwise activations and gates.
+
+use candle_core::{DType, Tensor};
+
+use crate::error::{Error, Result};
+use crate::kernel::pointwise::{self, Gate};
+use crate::kernel::{Isa, Shared, pool};
+use crate::slice;
+
+/// Values a task is worth at least.
+const GRAIN: usize = 1 << 14;
+
 /// `silu(gate) ⊙ up`.
-pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> { unimplemented!() }
+pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if up.dtype() == DType::F32 && up.device().is_cpu() {
+        return gated(up, gate, Gate::Silu);
+    }
+    Ok((silu(gate)? * up)?)
+}
+
 /// `x ⊙ σ(gate)`.
-pub fn sigmoid_mul(x: &Tensor, gate: &Tensor) -> Result<Tensor> { unimplemented!() }
-/// `x·σ(x)`.
-pub fn silu(x: &Tensor) -> Result<Tensor> { unimplemented!() }
-/// The tanh form.
-pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> { unimplemented!() }
-/// The erf form.
-pub fn gelu_erf(x: &Tensor) -> Result<Tensor> { unimplemented!() }
+pub fn sigmoid_mul(x: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::F32 && x.device().is_cpu() {
+        return gated(x, gate, Gate::Sigmoid);
+    }
+    Ok((x * sigmoid(gate)?)?)
+}
+
+/// `x · σ(x)`, computed in f32 and rounded once.
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    Ok(x.to_dtype(DType::F32)?.silu()?.to_dtype(x.dtype())?)
+}
+
+/// `1 / (1 + e⁻ˣ)`, computed in f32 and rounded once.
+pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    let wide = x.to_dtype(DType::F32)?;
+    Ok((wide.neg()?.exp()? + 1.0)?.recip()?.to_dtype(x.dtype())?)
+}
+
+/// `½x(1 + tanh(√(2/π)(x + 0.044715x³)))`
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    Ok(x.to_dtype(DType::F32)?.gelu()?.to_dtype(x.dtype())?)
+}
+
+/// `½x(1 + erf(x / √2))`
+pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
+    Ok(x.to_dtype(DType::F32)?.gelu_erf()?.to_dtype(x.dtype())?)
+}
+
+fn gated(x: &Tensor, gate: &Tensor, kind: Gate) -> Result<Tensor> {
+    if x.dims() != gate.dims() {
+        return Err(Error::Internal(format!("a gate of {:?} for {:?}", gate.dims(), x.dims())));
+    }
+    let (dense, gate) = (slice::contiguous(x)?, slice::contiguous(gate)?);
+    let mut out = vec![0f32; x.elem_count()];
+    let to = Shared(out.as_mut_ptr());
+    let isa = Isa::best();
+    slice::lend(&dense, |x| {
+        slice::lend(&gate, |gate| {
+            pool::split(x.len(), GRAIN, &|start, end| {
+                // SAFETY: all three have as many values; each task writes its own part.
+                unsafe {
+                    let (x, gate) = (x[start..].as_ptr(), gate[start..].as_ptr());
+                    pointwise::gated(isa, x, gate, to.at(start), end - start, kind);
+                }
+            });
+        })
+    })??;
+    slice::tensor(out, x.dims(), DType::F32)
+}

@@ -1,23 +1,129 @@
-//! Token embedding and output head, split by vocabulary.
-use candle_core::Tensor;
-use crate::error::Result;
+//! Token embedding and output head, both split over ranks by vocabulary.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use crate::comm::Communicator;
+use crate::error::{Error, Result};
+use crate::linear::{Linear, Matrix};
+use crate::slice;
 use crate::weights::Weights;
-/// Scope holds `weight [vocab, hidden]`.
+
+/// The table of token embeddings; its place holds `weight [vocab, hidden]`. Kept as stored.
 #[derive(Clone)]
-pub struct Embedding { }
-impl Embedding {
-    pub fn load(w: &Weights, vocab: usize, hidden: usize) -> Result<Self> { unimplemented!() }
-    /// `[ids, hidden]` in the compute dtype. An id outside the vocabulary is InvalidInput.
-    pub fn forward(&self, ids: &[u32]) -> Result<Tensor> { unimplemented!() }
+pub struct Embedding {
+    matrix: Matrix,
+    range: Range<usize>,
+    vocab: usize,
+    dtype: DType,
+    comm: Arc<dyn Communicator>,
 }
-/// Logits.
+
+impl std::fmt::Debug for Embedding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Embedding({:?} of {} × {})", self.range, self.vocab, self.matrix.columns())
+    }
+}
+
+/// Tokens of this rank; the last rank may have fewer.
+fn vocab_share(vocab: usize, comm: &dyn Communicator) -> Range<usize> {
+    let each = vocab.div_ceil(comm.world());
+    (comm.rank() * each).min(vocab)..((comm.rank() + 1) * each).min(vocab)
+}
+
+impl Embedding {
+    /// Loads this rank's share of the vocabulary.
+    pub fn load(w: &Weights, vocab: usize, hidden: usize) -> Result<Self> {
+        let placement = w.placement();
+        let raw = w.raw_of("weight", &[vocab, hidden])?;
+        let range = vocab_share(vocab, &*placement.comm);
+        let rows = std::slice::from_ref(&range);
+        let matrix = Matrix::load(&raw, rows, 0..hidden, None, &*placement.progress)
+            .map_err(|error| error.within(w.name("weight")))?;
+        Ok(Self { matrix, range, vocab, dtype: placement.dtype, comm: placement.comm.clone() })
+    }
+
+    /// `[ids, hidden]` in the compute dtype.
+    pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
+        let hidden = self.matrix.columns();
+        let mut values = vec![0f32; ids.len() * hidden];
+        for (&id, out) in ids.iter().zip(values.chunks_exact_mut(hidden)) {
+            let id = id as usize;
+            if id >= self.vocab {
+                return Err(Error::InvalidInput(format!(
+                    "token {id} is outside the vocabulary of {}",
+                    self.vocab
+                )));
+            }
+            if self.range.contains(&id) {
+                self.matrix.row(id - self.range.start, out);
+            }
+        }
+        let rows = slice::tensor(values, (ids.len(), hidden), DType::F32)?;
+        let rows = if self.comm.world() > 1 { self.comm.all_reduce_sum(&rows)? } else { rows };
+        Ok(rows.to_dtype(self.dtype)?)
+    }
+
+    /// Size of the vocabulary over all ranks.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// Bytes of weights on this rank.
+    pub fn bytes(&self) -> u64 {
+        self.matrix.bytes()
+    }
+}
+
+/// From hidden values to logits.
 #[derive(Clone)]
-pub struct Head { }
+pub struct Head {
+    linear: Linear,
+    vocab: usize,
+    comm: Arc<dyn Communicator>,
+}
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Head({:?} of {})", self.linear, self.vocab)
+    }
+}
+
 impl Head {
-    /// Own matrix `weight [vocab, hidden]` in the scope (quantized at load as any linear).
-    pub fn load(w: &Weights, vocab: usize, hidden: usize) -> Result<Self> { unimplemented!() }
-    /// The embedding's matrix, never quantized at load.
-    pub fn tied(embedding: &Embedding) -> Self { unimplemented!() }
-    /// `[n, hidden]` → `[n, vocab]` f32, gathered from all ranks.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> { unimplemented!() }
+    /// A matrix of its own, `weight [vocab, hidden]`, quantized at load time as any linear.
+    pub fn load(w: &Weights, vocab: usize, hidden: usize) -> Result<Self> {
+        let comm = w.placement().comm.clone();
+        let range = vocab_share(vocab, &*comm);
+        let bias = crate::linear::Bias::None;
+        let linear = Linear::rows(w, hidden, vocab, std::slice::from_ref(&range), bias)?;
+        Ok(Self { linear, vocab, comm })
+    }
+
+    /// The embedding's matrix: shared, and therefore as stored.
+    pub fn tied(embedding: &Embedding) -> Self {
+        Self {
+            linear: Linear::from_matrix(embedding.matrix.clone()),
+            vocab: embedding.vocab,
+            comm: embedding.comm.clone(),
+        }
+    }
+
+    /// `x [n, hidden]` → logits `[n, vocab]` in f32, gathered from all ranks.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let part = self.linear.forward(x)?.to_dtype(DType::F32)?;
+        if self.comm.world() == 1 {
+            return Ok(part);
+        }
+        // Ranks whose share is short are padded, so that all bring as much.
+        let each = self.vocab.div_ceil(self.comm.world());
+        let part = part.pad_with_zeros(1, 0, each - self.linear.outputs())?;
+        Ok(self.comm.all_gather(&part)?.narrow(1, 0, self.vocab)?.contiguous()?)
+    }
+
+    /// Bytes of weights on this rank, those shared with an embedding included.
+    pub fn bytes(&self) -> u64 {
+        self.linear.bytes()
+    }
 }

@@ -1,14 +1,52 @@
 //! The gated feed-forward.
+
 use candle_core::Tensor;
+
+use crate::activation::silu_mul;
 use crate::error::Result;
-use crate::linear::Bias;
+use crate::linear::{Bias, Linear};
 use crate::weights::Weights;
-/// `down(silu(gate(x)) ⊙ up(x))`; scope holds `gate_proj`, `up_proj`, `down_proj`.
-#[derive(Clone)]
-pub struct SwiGlu { }
+
+/// `down(silu(gate(x)) ⊙ up(x))`; its place holds `gate_proj`, `up_proj` and `down_proj`.
+#[derive(Debug, Clone)]
+pub struct SwiGlu {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
 impl SwiGlu {
-    pub fn load(w: &Weights, hidden: usize, intermediate: usize, bias: Bias) -> Result<Self> { unimplemented!() }
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> { unimplemented!() }
-    /// Without the all-reduce (mixtures add several of these first).
-    pub fn forward_partial(&self, x: &Tensor) -> Result<Tensor> { unimplemented!() }
+    /// Loads this rank's share of the intermediate values.
+    pub fn load(w: &Weights, hidden: usize, intermediate: usize, bias: Bias) -> Result<Self> {
+        Ok(Self {
+            gate: Linear::column_parallel(&w.pp("gate_proj"), hidden, intermediate, bias)?,
+            up: Linear::column_parallel(&w.pp("up_proj"), hidden, intermediate, bias)?,
+            down: Linear::row_parallel(&w.pp("down_proj"), intermediate, hidden, bias)?,
+        })
+    }
+
+    /// From three linears, e.g. slices of a stack of experts.
+    pub fn from_linears(gate: Linear, up: Linear, down: Linear) -> Self {
+        Self { gate, up, down }
+    }
+
+    /// `x [tokens, hidden]` → `[tokens, hidden]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.down.forward(&self.inner(x)?)
+    }
+
+    /// As [`SwiGlu::forward`], but this rank's part alone: mixtures add several of these up first.
+    pub fn forward_partial(&self, x: &Tensor) -> Result<Tensor> {
+        self.down.forward_partial(&self.inner(x)?)
+    }
+
+    fn inner(&self, x: &Tensor) -> Result<Tensor> {
+        let both = Linear::forward_group(&[&self.gate, &self.up], x)?;
+        silu_mul(&both[0], &both[1])
+    }
+
+    /// Bytes of weights on this rank.
+    pub fn bytes(&self) -> u64 {
+        self.gate.bytes() + self.up.bytes() + self.down.bytes()
+    }
 }

@@ -1,49 +1,357 @@
-//! Rotary position embedding.
-use candle_core::Tensor;
-use crate::error::Result;
-use crate::placement::Placement;
-/// Frequencies' scaling.
+//! Rotary position embedding: frequencies, their scaling, and the rotation.
+//!
+//! Angles are f32 whatever the model's dtype, and the rotation is computed in f32 and rounded once. Positions
+//! are absolute; a model with several position rows per token says which row each frequency takes.
+
+use std::f64::consts::PI;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::kernel::{Shared, pool};
+use crate::slice;
+
+/// How frequencies are stretched for contexts longer than the model was first trained on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scaling {
+    /// Not at all.
     None,
-    Linear { factor: f64 },
-    Dynamic { factor: f64, original: usize },
-    Llama3 { factor: f64, low: f64, high: f64, original: usize },
-    Yarn { factor: f64, original: usize, beta_fast: f64, beta_slow: f64, attention_factor: Option<f64>, mscale: Option<f64>, mscale_all_dim: Option<f64>, truncate: bool },
-    LongRope { short: Vec<f64>, long: Vec<f64>, original: usize, attention_factor: Option<f64>, factor: f64 },
+    /// All divided by a factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// As none up to the original context, which is then the longest that can be served: beyond it the
+    /// reference changes the angles of keys it has already cached.
+    Dynamic,
+    /// Long wavelengths divided, short ones kept, those between blended.
+    Llama3 {
+        /// What long wavelengths are divided by.
+        factor: f64,
+        /// `low_freq_factor`
+        low: f64,
+        /// `high_freq_factor`
+        high: f64,
+        /// Context the model was first trained on.
+        original: f64,
+    },
+    /// Blended between extrapolation and interpolation, and attention sharpened.
+    Yarn {
+        /// Extension of the context.
+        factor: f64,
+        /// Context the model was first trained on.
+        original: f64,
+        /// Rotations above which a frequency is kept.
+        beta_fast: f64,
+        /// Rotations below which a frequency is divided.
+        beta_slow: f64,
+        /// What cos and sin are multiplied by.
+        attention_factor: f64,
+        /// Round the blend's ends to whole dimensions.
+        truncate: bool,
+    },
+    /// Each frequency divided by a number of its own (a GGUF's `rope_freqs`).
+    PerFrequency(Vec<f32>),
 }
-/// What `rope_*` keys of a config say.
+
+/// What the `rope_*` keys of a configuration say.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RotaryConfig { pub theta: f64, pub head_dim: usize, pub rotary_dim: usize, pub max_position: usize, pub scaling: Scaling }
-impl RotaryConfig {
-    /// Reads old (`rope_theta`, `rope_scaling`) and new (`rope_parameters`) spelling from a config object,
-    /// `partial_rotary_factor` included. Unknown types and keys with a meaning are refused.
-    pub fn from_json(config: &serde_json::Map<String, serde_json::Value>, head_dim: usize, max_position: usize) -> Result<Self> { unimplemented!() }
+pub struct RotaryConfig {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Dimensions of a head.
+    pub head_dim: usize,
+    /// Dimensions of a head that are rotated, the first ones.
+    pub rotary_dim: usize,
+    /// Scaling of the frequencies.
+    pub scaling: Scaling,
 }
+
+/// Keys of a rope object that mean something here.
+const KNOWN_KEYS: [&str; 18] = [
+    "rope_theta",
+    "rope_type",
+    "type",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    "partial_rotary_factor",
+    "mrope_section",
+    "mrope_interleaved",
+    "finetuned",
+    "max_position_embeddings",
+];
+
+impl RotaryConfig {
+    /// No scaling, all dimensions rotated.
+    pub fn plain(theta: f64, head_dim: usize) -> Self {
+        Self { theta, head_dim, rotary_dim: head_dim, scaling: Scaling::None }
+    }
+
+    /// Reads the old spelling (`rope_theta` and `rope_scaling`) and the new one (`rope_parameters`) from a
+    /// model's configuration, `partial_rotary_factor` included. Unknown types and keys are refused.
+    pub fn from_json(config: &Map<String, Value>, head_dim: usize) -> Result<Self> {
+        let empty = Map::new();
+        let object = |key: &str| match config.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(other) => Err(Error::Unsupported(format!("`{key}` is {other}, not an object"))),
+        };
+        let rope = match object("rope_parameters")? {
+            Some(map) => map,
+            None => object("rope_scaling")?.unwrap_or(&empty),
+        };
+        if let Some(key) = rope.keys().find(|key| !KNOWN_KEYS.contains(&key.as_str())) {
+            return Err(Error::Unsupported(format!("rope setting `{key}` is unknown to this build")));
+        }
+        let either = |key: &str| rope.get(key).or_else(|| config.get(key)).and_then(Value::as_f64);
+        let theta = either("rope_theta").unwrap_or(10000.0);
+        let part = either("partial_rotary_factor").unwrap_or(1.0);
+        let rotary_dim = (head_dim as f64 * part) as usize;
+        let scaling = scaling(rope, config)?;
+        Ok(Self { theta, head_dim, rotary_dim, scaling })
+    }
+
+    /// Frequencies `[rotary_dim / 2]`, and what cos and sin are multiplied by.
+    fn frequencies(&self) -> Result<(Vec<f32>, f32)> {
+        let half = self.rotary_dim / 2;
+        if self.rotary_dim == 0 || !self.rotary_dim.is_multiple_of(2) || self.rotary_dim > self.head_dim {
+            return Err(Error::Unsupported(format!(
+                "{} of {} dimensions of a head cannot be rotated in pairs",
+                self.rotary_dim, self.head_dim
+            )));
+        }
+        let plain = (0..half).map(|j| self.theta.powf(-2.0 * j as f64 / self.rotary_dim as f64));
+        let mut magnitude = 1.0;
+        let inverse: Vec<f64> = match &self.scaling {
+            Scaling::None | Scaling::Dynamic => plain.collect(),
+            Scaling::Linear { factor } => plain.map(|inv| inv / factor).collect(),
+            Scaling::Llama3 { factor, low, high, original } => plain
+                .map(|inv| {
+                    let wavelength = 2.0 * PI / inv;
+                    if wavelength < original / high {
+                        inv
+                    } else if wavelength > original / low {
+                        inv / factor
+                    } else {
+                        let smooth = (original / wavelength - low) / (high - low);
+                        (1.0 - smooth) * inv / factor + smooth * inv
+                    }
+                })
+                .collect(),
+            Scaling::Yarn { factor, original, beta_fast, beta_slow, attention_factor, truncate } => {
+                magnitude = *attention_factor;
+                let (low, high) = self.yarn_range(*original, *beta_fast, *beta_slow, *truncate);
+                plain
+                    .enumerate()
+                    .map(|(j, inv)| {
+                        let ramp = ((j as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                        inv / factor * ramp + inv * (1.0 - ramp)
+                    })
+                    .collect()
+            }
+            Scaling::PerFrequency(factors) => {
+                if factors.len() != half {
+                    return Err(Error::Unsupported(format!(
+                        "{} rope factors for {half} frequencies",
+                        factors.len()
+                    )));
+                }
+                plain.zip(factors).map(|(inv, factor)| inv / f64::from(*factor)).collect()
+            }
+        };
+        Ok((inverse.into_iter().map(|inv| inv as f32).collect(), magnitude as f32))
+    }
+
+    /// Dimensions between which YaRN blends.
+    fn yarn_range(&self, original: f64, fast: f64, slow: f64, truncate: bool) -> (f64, f64) {
+        let dim = self.rotary_dim as f64;
+        let at = |rotations: f64| dim * (original / (rotations * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
+        let (mut low, mut high) = (at(fast), at(slow));
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        let (low, high) = (low.max(0.0), high.min(dim - 1.0));
+        (low, if low == high { high + 0.001 } else { high })
+    }
+}
+
+fn scaling(rope: &Map<String, Value>, config: &Map<String, Value>) -> Result<Scaling> {
+    let kind = rope.get("rope_type").or_else(|| rope.get("type")).and_then(Value::as_str);
+    let kind = kind.unwrap_or("default");
+    let number = |key: &str| rope.get(key).and_then(Value::as_f64);
+    let needed = |key: &str| {
+        number(key).ok_or_else(|| Error::Unsupported(format!("rope type `{kind}` needs `{key}`")))
+    };
+    let original = || {
+        number("original_max_position_embeddings")
+            .or_else(|| config.get("max_position_embeddings").and_then(Value::as_f64))
+            .ok_or_else(|| Error::Unsupported("rope scaling needs the original context length".into()))
+    };
+    Ok(match kind {
+        "default" | "mrope" => Scaling::None,
+        "linear" => Scaling::Linear { factor: needed("factor")? },
+        "dynamic" => Scaling::Dynamic,
+        "llama3" => Scaling::Llama3 {
+            factor: needed("factor")?,
+            low: needed("low_freq_factor")?,
+            high: needed("high_freq_factor")?,
+            original: original()?,
+        },
+        "yarn" => {
+            let factor = needed("factor")?;
+            let sharpness = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+            let attention_factor = number("attention_factor").unwrap_or_else(|| {
+                match (number("mscale"), number("mscale_all_dim")) {
+                    (Some(one), Some(all)) if one != 0.0 && all != 0.0 => sharpness(one) / sharpness(all),
+                    _ => sharpness(1.0),
+                }
+            });
+            Scaling::Yarn {
+                factor,
+                original: original()?,
+                beta_fast: number("beta_fast").unwrap_or(32.0),
+                beta_slow: number("beta_slow").unwrap_or(1.0),
+                attention_factor,
+                truncate: rope.get("truncate").and_then(Value::as_bool).unwrap_or(true),
+            }
+        }
+        other => {
+            return Err(Error::Unsupported(format!(
+                "rope type `{other}` is unknown; default, linear, dynamic, llama3 and yarn are served"
+            )));
+        }
+    })
+}
+
 /// Which dimensions form a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pairs { Halves, Adjacent }
-/// Frequencies of a model.
-#[derive(Clone)]
-pub struct Rotary { }
-impl Rotary {
-    pub fn new(config: &RotaryConfig, pairs: Pairs, placement: &Placement) -> Result<Self> { unimplemented!() }
-    /// Cos and sin for these absolute positions, one per token.
-    pub fn at(&self, positions: &[u32]) -> Result<Angles> { unimplemented!() }
-    /// M-RoPE: three position rows; frequency `j` takes row `axis(j)` (0 = T, 1 = H, 2 = W).
-    pub fn at_axes(&self, positions: [&[u32]; 3], axis: &dyn Fn(usize) -> usize) -> Result<Angles> { unimplemented!() }
+pub enum Pairs {
+    /// `(d, d + R/2)`: HuggingFace checkpoints.
+    Halves,
+    /// `(2d, 2d + 1)`: llama GGUFs, whose query and key rows are stored in that order.
+    Adjacent,
 }
-/// Cos and sin, `[tokens, rotary_dim / 2]` f32.
-#[derive(Clone)]
-pub struct Angles { }
+
+/// Frequencies of a model.
+#[derive(Debug, Clone)]
+pub struct Rotary {
+    inverse: Vec<f32>,
+    magnitude: f32,
+    pairs: Pairs,
+}
+
+impl Rotary {
+    /// Computes the frequencies.
+    pub fn new(config: &RotaryConfig, pairs: Pairs) -> Result<Self> {
+        let (inverse, magnitude) = config.frequencies()?;
+        Ok(Self { inverse, magnitude, pairs })
+    }
+
+    /// Cos and sin for absolute positions, one per token.
+    pub fn at(&self, positions: &[u32]) -> Angles {
+        self.at_axes([positions; 3], &|_| 0)
+    }
+
+    /// Cos and sin for three rows of positions: frequency `j` takes row `axis(j)`.
+    pub fn at_axes(&self, positions: [&[u32]; 3], axis: &dyn Fn(usize) -> usize) -> Angles {
+        let half = self.inverse.len();
+        let rows: Vec<&[u32]> = (0..half).map(|j| positions[axis(j)]).collect();
+        let tokens = positions[0].len();
+        let mut angles = Vec::with_capacity(tokens * half);
+        for token in 0..tokens {
+            angles.extend(rows.iter().zip(&self.inverse).map(|(row, inv)| row[token] as f32 * inv));
+        }
+        Angles::new(&angles, half, self.magnitude, self.pairs)
+    }
+}
+
+/// Cos and sin of a step's tokens.
+#[derive(Debug, Clone)]
+pub struct Angles {
+    /// `[tokens, half]` each.
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
+    pairs: Pairs,
+}
+
 impl Angles {
-    /// From angles `[tokens, rotary_dim / 2]` computed elsewhere (vision).
-    pub fn from_angles(angles: Vec<f32>, tokens: usize, head_dim: usize, placement: &Placement) -> Result<Self> { unimplemented!() }
-    /// `[tokens, rotary_dim]`, halves repeated, as the reference prints them.
-    pub fn cos(&self) -> Result<Tensor> { unimplemented!() }
-    pub fn sin(&self) -> Result<Tensor> { unimplemented!() }
-    /// Rotates `x [tokens, heads, head_dim]`; dimensions past `rotary_dim` pass through.
-    pub fn apply(&self, x: &Tensor) -> Result<Tensor> { unimplemented!() }
-    /// As `apply`, rotation in f32 and rounded once at the end (vision).
-    pub fn apply_f32(&self, x: &Tensor) -> Result<Tensor> { unimplemented!() }
+    fn new(angles: &[f32], half: usize, magnitude: f32, pairs: Pairs) -> Self {
+        let scaled = |f: fn(f32) -> f32| angles.iter().map(|&angle| f(angle) * magnitude).collect();
+        Self { cos: scaled(f32::cos), sin: scaled(f32::sin), half, pairs }
+    }
+
+    /// From angles `[tokens, rotary_dim / 2]` computed elsewhere (a vision tower), halves paired.
+    pub fn from_angles(angles: &[f32], half: usize) -> Self {
+        Self::new(angles, half, 1.0, Pairs::Halves)
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.cos.len() / self.half
+    }
+
+    /// `[tokens, rotary_dim]`, the half repeated, as the reference shows it.
+    pub fn cos(&self) -> Result<Tensor> {
+        self.repeated(&self.cos)
+    }
+
+    /// `[tokens, rotary_dim]`, the half repeated, as the reference shows it.
+    pub fn sin(&self) -> Result<Tensor> {
+        self.repeated(&self.sin)
+    }
+
+    fn repeated(&self, values: &[f32]) -> Result<Tensor> {
+        let half = Tensor::from_slice(values, (self.tokens(), self.half), &Device::Cpu)?;
+        Ok(Tensor::cat(&[&half, &half], 1)?)
+    }
+
+    /// Rotates `x [tokens, heads, head_dim]`; dimensions past the rotated ones stay as they are.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let (tokens, heads, head_dim) = x.dims3()?;
+        if tokens != self.tokens() || head_dim < 2 * self.half {
+            return Err(Error::Internal(format!("rotation of {} tokens for {:?}", self.tokens(), x.dims())));
+        }
+        let mut values = slice::to_vec(x)?;
+        let row = heads * head_dim;
+        let shared = Shared(values.as_mut_ptr());
+        pool::split(tokens, (1 << 14) / row.max(1) + 1, &|start, end| {
+            for token in start..end {
+                // SAFETY: each token has `row` values of its own in a vector of `tokens · row`.
+                let heads = unsafe { std::slice::from_raw_parts_mut(shared.at(token * row), row) };
+                let at = token * self.half;
+                let (cos, sin) = (&self.cos[at..at + self.half], &self.sin[at..at + self.half]);
+                for head in heads.chunks_exact_mut(head_dim) {
+                    rotate(head, cos, sin, self.pairs);
+                }
+            }
+        });
+        slice::tensor(values, x.dims(), DType::F32)?.to_dtype(x.dtype()).map_err(Into::into)
+    }
+}
+
+fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], pairs: Pairs) {
+    let half = cos.len();
+    match pairs {
+        Pairs::Halves => {
+            let (first, rest) = head.split_at_mut(half);
+            for (((a, b), cos), sin) in first.iter_mut().zip(rest).zip(cos).zip(sin) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+        Pairs::Adjacent => {
+            for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+                (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
+            }
+        }
+    }
 }

@@ -1,0 +1,364 @@
+//! One rank's part of a weight matrix, in whatever format, and its product with activations.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::kernel::dense::{self, Product};
+use crate::kernel::quantized::{self, View};
+use crate::kernel::simd::LANES;
+use crate::kernel::{Isa, Shared, pool};
+use crate::placement::Progress;
+use crate::quant::activations::Activations;
+use crate::quant::pack::{BlockRows, Packed};
+use crate::quant::{Scheme, quantize_rows};
+use crate::weights::{RawTensor, Stored, widen};
+
+/// Activations of about this many bytes are worked on at a time, so that they stay in the second-level cache.
+const ROW_BLOCK_BYTES: usize = 256 << 10;
+/// Weight bytes times rows that are worth a task of their own.
+const TASK_WORK: usize = 96 << 10;
+
+#[derive(Clone)]
+enum Storage {
+    /// Rows in the mapped file, `stride` bytes apart, from byte `start` of the tensor on.
+    Dense { raw: RawTensor, start: usize, stride: usize },
+    /// Quantized, in the kernels' order.
+    Packed(Arc<Packed>),
+}
+
+/// A matrix `[rows, columns]`; cheap to clone.
+#[derive(Clone)]
+pub struct Matrix {
+    storage: Storage,
+    rows: usize,
+    columns: usize,
+    /// Columns of the stored blocks before the first of this matrix (a share that begins inside a block).
+    lead: usize,
+}
+
+/// Blocks of the file, as they are.
+struct FileBlocks<'a> {
+    raw: &'a RawTensor,
+    rows: &'a RowMap,
+    bytes: Range<usize>,
+}
+
+impl BlockRows for FileBlocks<'_> {
+    fn append(&self, first: usize, count: usize, blocks: &mut Vec<u8>) -> Result<()> {
+        let row_bytes = self.raw.row_bytes();
+        for row in first..first + count {
+            let start = self.rows.source(row) * row_bytes;
+            blocks.extend_from_slice(&self.raw.bytes()[start + self.bytes.start..start + self.bytes.end]);
+        }
+        Ok(())
+    }
+}
+
+/// Dense rows, quantized on the way.
+struct Quantizing<'a> {
+    raw: &'a RawTensor,
+    rows: &'a RowMap,
+    columns: Range<usize>,
+    stored: Stored,
+}
+
+impl BlockRows for Quantizing<'_> {
+    fn append(&self, first: usize, count: usize, blocks: &mut Vec<u8>) -> Result<()> {
+        let size = self.raw.stored().block_bytes();
+        let row_bytes = self.raw.row_bytes();
+        let mut values = Vec::with_capacity(count * self.columns.len());
+        for row in first..first + count {
+            let start = self.rows.source(row) * row_bytes;
+            let bytes = start + self.columns.start * size..start + self.columns.end * size;
+            widen(self.raw.stored(), &self.raw.bytes()[bytes], &mut values);
+        }
+        blocks.extend(quantize_rows(values, self.columns.len(), self.stored)?);
+        Ok(())
+    }
+}
+
+/// Which stored rows make up a matrix, in order.
+struct RowMap(Vec<Range<usize>>);
+
+impl RowMap {
+    fn new(ranges: &[Range<usize>]) -> Self {
+        let mut joined: Vec<Range<usize>> = Vec::new();
+        for range in ranges.iter().filter(|range| !range.is_empty()) {
+            match joined.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => joined.push(range.clone()),
+            }
+        }
+        Self(joined)
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    fn source(&self, mut row: usize) -> usize {
+        for range in &self.0 {
+            if row < range.len() {
+                return range.start + row;
+            }
+            row -= range.len();
+        }
+        unreachable!("rows are counted before they are looked up")
+    }
+}
+
+impl Matrix {
+    /// The part of `raw [.., columns]` given by row ranges and a column range, quantized when asked to.
+    pub fn load(
+        raw: &RawTensor,
+        rows: &[Range<usize>],
+        columns: Range<usize>,
+        quantize: Option<Scheme>,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let map = RowMap::new(rows);
+        let outside = map.0.iter().any(|range| range.end > raw.rows()) || columns.end > raw.columns();
+        if outside || columns.is_empty() {
+            return Err(Error::Internal(format!(
+                "rows {rows:?} and columns {columns:?} of a matrix of shape {:?}",
+                raw.shape()
+            )));
+        }
+        let matrix = if raw.stored().is_dense() {
+            match quantize.and_then(|scheme| scheme.stored(columns.len())) {
+                Some(stored) => Self::quantized(raw, &map, columns.clone(), stored)?,
+                None => Self::dense(raw, &map, columns.clone())?,
+            }
+        } else {
+            Self::blocks(raw, &map, columns.clone())?
+        };
+        progress.loaded(raw.stored().bytes(raw.columns()) as u64 * map.len() as u64 * columns.len() as u64
+            / raw.columns() as u64);
+        Ok(matrix)
+    }
+
+    fn quantized(raw: &RawTensor, map: &RowMap, columns: Range<usize>, stored: Stored) -> Result<Self> {
+        let (rows, width) = (map.len(), columns.len());
+        let packed = Packed::pack(stored, rows, width, &Quantizing { raw, rows: map, columns, stored })?;
+        Ok(Self { storage: Storage::Packed(Arc::new(packed)), rows, columns: width, lead: 0 })
+    }
+
+    fn dense(raw: &RawTensor, map: &RowMap, columns: Range<usize>) -> Result<Self> {
+        let size = raw.stored().block_bytes();
+        let (rows, width) = (map.len(), columns.len());
+        if let [range] = map.0.as_slice() {
+            let start = range.start * raw.row_bytes() + columns.start * size;
+            let storage = Storage::Dense { raw: raw.clone(), start, stride: raw.row_bytes() };
+            return Ok(Self { storage, rows, columns: width, lead: 0 });
+        }
+        // Rows from several places: this rank's share is copied together, once.
+        let mut bytes = Vec::with_capacity(rows * width * size);
+        for row in 0..rows {
+            let start = map.source(row) * raw.row_bytes() + columns.start * size;
+            bytes.extend_from_slice(&raw.bytes()[start..start + width * size]);
+        }
+        let raw = RawTensor::from_bytes(bytes, raw.stored(), vec![rows, width])?;
+        let stride = raw.row_bytes();
+        Ok(Self { storage: Storage::Dense { raw, start: 0, stride }, rows, columns: width, lead: 0 })
+    }
+
+    fn blocks(raw: &RawTensor, map: &RowMap, columns: Range<usize>) -> Result<Self> {
+        let stored = raw.stored();
+        let block = stored.block_len();
+        // A share that begins or ends inside a block takes the whole block; its activations are padded with
+        // zeros.
+        let covered = columns.start / block * block..columns.end.next_multiple_of(block);
+        let bytes = stored.bytes(covered.start)..stored.bytes(covered.end);
+        let rows = map.len();
+        let packed = Packed::pack(stored, rows, covered.len(), &FileBlocks { raw, rows: map, bytes })?;
+        Ok(Self {
+            storage: Storage::Packed(Arc::new(packed)),
+            rows,
+            columns: columns.len(),
+            lead: columns.start - covered.start,
+        })
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes of weights.
+    pub fn bytes(&self) -> u64 {
+        match &self.storage {
+            Storage::Dense { raw, .. } => (raw.stored().bytes(self.columns) * self.rows) as u64,
+            Storage::Packed(packed) => packed.bytes(),
+        }
+    }
+
+    /// Format of the weights.
+    pub fn stored(&self) -> Stored {
+        match &self.storage {
+            Storage::Dense { raw, .. } => raw.stored(),
+            Storage::Packed(packed) => packed.stored(),
+        }
+    }
+
+    /// Values of one row.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.columns, "row {row} of {}", self.rows);
+        match &self.storage {
+            Storage::Dense { raw, start, stride } => {
+                let start = start + row * stride;
+                let mut values = Vec::with_capacity(self.columns);
+                widen(
+                    raw.stored(),
+                    &raw.bytes()[start..start + raw.stored().bytes(self.columns)],
+                    &mut values,
+                );
+                out.copy_from_slice(&values);
+            }
+            Storage::Packed(packed) => {
+                if packed.columns() == self.columns {
+                    return packed.row(row, out);
+                }
+                let mut all = vec![0.0; packed.columns()];
+                packed.row(row, &mut all);
+                out.copy_from_slice(&all[self.lead..self.lead + self.columns]);
+            }
+        }
+    }
+
+    /// `x Wᵀ` for `rows` rows of `x`, row-major.
+    #[cfg(test)]
+    pub fn multiply(&self, x: &[f32], rows: usize, isa: Isa) -> Vec<f32> {
+        multiply_group(&[self], x, rows, isa).remove(0)
+    }
+}
+
+/// Activations as one weight format wants them.
+struct Quantized {
+    block: usize,
+    lead: usize,
+    columns: usize,
+    values: Activations,
+}
+
+/// `x Wᵀ` for several matrices of as many columns: activations are quantized once per block length, and all
+/// panels are shared out together.
+pub fn multiply_group(matrices: &[&Matrix], x: &[f32], rows: usize, isa: Isa) -> Vec<Vec<f32>> {
+    assert!(isa <= Isa::best(), "the processor has no {isa:?}");
+    let mut quantized: Vec<Quantized> = Vec::new();
+    for matrix in matrices {
+        assert!(x.len() == rows * matrix.columns, "activations and weights agree on columns");
+        if let Storage::Packed(packed) = &matrix.storage {
+            let (block, columns) = (packed.stored().block_len(), packed.columns());
+            let known =
+                quantized.iter().any(|q| (q.block, q.lead, q.columns) == (block, matrix.lead, columns));
+            if !known {
+                let values =
+                    Activations::quantize(isa, x, rows, matrix.columns, matrix.lead, columns, block);
+                quantized.push(Quantized { block, lead: matrix.lead, columns, values });
+            }
+        }
+    }
+    let mut results: Vec<Vec<f32>> =
+        matrices.iter().map(|matrix| vec![0f32; rows * matrix.rows]).collect();
+    let jobs: Vec<Job<'_>> = matrices
+        .iter()
+        .zip(&mut results)
+        .map(|(matrix, out)| Job::new(matrix, x, &quantized, rows, Shared(out.as_mut_ptr())))
+        .collect();
+    let mut tasks = Vec::new();
+    for (index, job) in jobs.iter().enumerate() {
+        let units = job.matrix.rows.div_ceil(LANES);
+        let work = job.unit_bytes * rows.div_ceil(2);
+        let spread = units.div_ceil(4 * pool::threads());
+        let run = TASK_WORK.div_ceil(work.max(1)).max(spread).max(1);
+        tasks.extend((0..units.div_ceil(run)).map(|i| (index, i * run, ((i + 1) * run).min(units))));
+    }
+    pool::run(tasks.len(), &|task| {
+        let (index, start, end) = tasks[task];
+        jobs[index].run(start, end, isa);
+    });
+    drop(jobs);
+    results
+}
+
+/// One matrix of a group, ready to be shared out in units of sixteen outputs.
+struct Job<'a> {
+    matrix: &'a Matrix,
+    x: &'a [f32],
+    activations: Option<&'a Activations>,
+    rows: usize,
+    out: Shared<f32>,
+    unit_bytes: usize,
+}
+
+impl<'a> Job<'a> {
+    fn new(
+        matrix: &'a Matrix,
+        x: &'a [f32],
+        quantized: &'a [Quantized],
+        rows: usize,
+        out: Shared<f32>,
+    ) -> Self {
+        let (activations, unit_bytes) = match &matrix.storage {
+            Storage::Dense { stride, .. } => (None, stride * LANES),
+            Storage::Packed(packed) => {
+                let key = (packed.stored().block_len(), matrix.lead, packed.columns());
+                let found = quantized.iter().find(|q| (q.block, q.lead, q.columns) == key);
+                (found.map(|q| &q.values), packed.panel_bytes())
+            }
+        };
+        Self { matrix, x, activations, rows, out, unit_bytes }
+    }
+
+    /// Outputs `16 · start .. 16 · end` for all rows.
+    fn run(&self, start: usize, end: usize, isa: Isa) {
+        let outputs = self.matrix.rows;
+        match &self.matrix.storage {
+            Storage::Dense { raw, start: first, stride } => {
+                let columns = self.matrix.columns;
+                let kernel = dense::kernel(raw.stored()).expect("dense storage has a dense kernel");
+                let product = Product {
+                    x: self.x.as_ptr(),
+                    x_stride: columns,
+                    w: raw.bytes()[*first..].as_ptr(),
+                    w_stride: *stride,
+                    columns,
+                    out: self.out.0,
+                    out_stride: outputs,
+                };
+                let block = (ROW_BLOCK_BYTES / (4 * columns)).max(8);
+                for row in (0..self.rows).step_by(block) {
+                    let rows = (row, (row + block).min(self.rows));
+                    // SAFETY: the matrix was checked against its tensor when it was loaded, `x` and `out`
+                    // against rows and columns by the caller; units of other tasks are other outputs.
+                    unsafe { kernel(isa, product, rows, (start * LANES, (end * LANES).min(outputs))) }
+                }
+            }
+            Storage::Packed(packed) => {
+                let kernel =
+                    quantized::kernel(packed.stored()).expect("packed storage has a quantized kernel");
+                let activations = self.activations.expect("activations are quantized for each format");
+                let view = View::of(activations);
+                let block = (ROW_BLOCK_BYTES / activations.columns).max(8);
+                for row in (0..self.rows).step_by(block) {
+                    let rows = (row, (row + block).min(self.rows));
+                    for panel in start..end {
+                        let width = LANES.min(outputs - panel * LANES);
+                        // SAFETY: panel and activations are of one format and width, `out` has a row of
+                        // `outputs` per row of activations; units of other tasks are other outputs.
+                        unsafe {
+                            let data = packed.as_ptr().add(panel * packed.panel_bytes());
+                            kernel(isa, data, view, rows, self.out.at(panel * LANES), outputs, width);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
