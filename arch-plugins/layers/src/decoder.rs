@@ -20,7 +20,6 @@ use crate::feed_forward::FeedForward;
 use crate::grouped_attention::GroupedAttention;
 use crate::kv::{KvCache, KvShape};
 use crate::norm::RmsNorm;
-use crate::placement::Placement;
 use crate::rotary::{Angles, Rotary};
 use crate::sequences::SequenceState;
 use crate::trace::Trace;
@@ -39,8 +38,6 @@ pub struct PreNormDecoder {
     pub rotary: Rotary,
     /// Cache of a sequence.
     pub kv: KvShape,
-    /// Where it lives.
-    pub placement: Placement,
 }
 
 /// One layer.
@@ -59,7 +56,7 @@ impl Decoder for PreNormDecoder {
     type State = KvCache;
 
     fn new_state(&self) -> KvCache {
-        KvCache::new(self.kv, &self.placement)
+        KvCache::new(self.kv)
     }
 
     fn forward(&self, batch: &mut Batch<'_, KvCache>, trace: &Trace) -> Result<Tensor> {
@@ -107,7 +104,7 @@ impl PreNormDecoder {
     fn angles(&self, rows: &[BatchRow<'_, KvCache>], trace: &Trace) -> Result<Angles> {
         let positions: Vec<u32> =
             rows.iter().flat_map(|row| row.position as u32..(row.position + row.len) as u32).collect();
-        let angles = self.rotary.at(&positions)?;
+        let angles = self.rotary.at(&positions);
         trace.tap(|| "rope/cos", || angles.cos())?;
         trace.tap(|| "rope/sin", || angles.sin())?;
         Ok(angles)

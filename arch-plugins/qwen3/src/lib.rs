@@ -1,1 +1,4 @@
-//! The Qwen3 architecture.
+//! The Qwen3 architecture: `qwen3` and `qwen3_moe`.
+
+pub mod config;
+pub mod model;
