@@ -13,7 +13,7 @@ pub mod chat;
 pub mod completions;
 pub mod content;
 pub mod embeddings;
-mod lenient;
+pub(crate) mod lenient;
 pub mod message;
 pub mod models;
 pub mod parameters;

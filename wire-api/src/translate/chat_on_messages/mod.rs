@@ -1,0 +1,1 @@
+//! Clients of OpenAI chat on servers that speak the Anthropic dialect.

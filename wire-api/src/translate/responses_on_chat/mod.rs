@@ -1,0 +1,1 @@
+//! Clients of OpenAI responses on servers that speak OpenAI chat.
