@@ -88,6 +88,7 @@ impl ChoiceInProgress {
         append(&mut message.reasoning_content, delta.reasoning_content.or(delta.reasoning));
         append(&mut message.content, delta.content);
         append(&mut message.refusal, delta.refusal);
+        message.thinking_blocks.extend(delta.thinking_blocks);
         for call in delta.tool_calls {
             self.calls.push(call);
         }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::error::ApiError;
 use crate::fields::{Fields, mismatch};
 use crate::openai::lenient;
-use crate::openai::message::{Message, take_messages};
+use crate::openai::message::{Message, ThinkingBlock, take_messages};
 use crate::openai::parameters::{GenerationParameters, LogprobsStyle, refuse_unhonoured};
 use crate::openai::tools::{Tool, ToolChoice, WireToolCall};
 use crate::openai::usage::{ChoiceLogprobs, Timings, Usage};
@@ -528,6 +528,9 @@ pub struct ResponseMessage {
     /// Another spelling of `reasoning_content`, read only.
     #[serde(default, skip_serializing, deserialize_with = "lenient::text_or_nothing")]
     pub reasoning: Option<String>,
+    /// Signed thoughts of an Anthropic server, for the client to send back.
+    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Vec::is_empty")]
+    pub thinking_blocks: Vec<ThinkingBlock>,
     /// Tools it called.
     #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<WireToolCall>,
@@ -548,6 +551,7 @@ impl Default for ResponseMessage {
             refusal: None,
             reasoning_content: None,
             reasoning: None,
+            thinking_blocks: Vec::new(),
             tool_calls: Vec::new(),
             function_call: None,
         }
@@ -625,6 +629,9 @@ pub struct Delta {
     /// More of a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// A signed thought of an Anthropic server, once it is complete.
+    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Vec::is_empty")]
+    pub thinking_blocks: Vec<ThinkingBlock>,
     /// More of tool calls.
     #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCallDelta>,

@@ -1,6 +1,6 @@
 //! Messages of a conversation, one variant per role.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -53,9 +53,33 @@ pub struct AssistantMessage {
     /// Tools it called.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
+    /// Signed thoughts of an Anthropic server, which wants them back as they were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub thinking_blocks: Vec<ThinkingBlock>,
     /// Who says it, where several do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+/// A thought with the signature of its author.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThinkingBlock {
+    /// `thinking`.
+    #[serde(rename = "type")]
+    pub r#type: String,
+    /// The thought.
+    #[serde(default)]
+    pub thinking: String,
+    /// Opaque.
+    #[serde(default)]
+    pub signature: String,
+}
+
+impl ThinkingBlock {
+    /// A signed thought.
+    pub fn new(thinking: impl Into<String>, signature: impl Into<String>) -> Self {
+        Self { r#type: "thinking".to_owned(), thinking: thinking.into(), signature: signature.into() }
+    }
 }
 
 impl Message {
@@ -138,6 +162,13 @@ impl AssistantMessage {
             let call = ToolCall::read_function(String::new(), &mut function)?;
             tool_calls.push(ToolCall { id: call.name.clone(), ..call });
         }
+        let thinking_blocks = match message.take("thinking_blocks") {
+            Some(Value::Array(blocks)) => {
+                // Of no use to anybody but the server that signed them; odd ones are left out.
+                blocks.into_iter().filter_map(|block| serde_json::from_value(block).ok()).collect()
+            }
+            _ => Vec::new(),
+        };
         if content.is_none() {
             content = message.string("refusal")?.map(Content::Text);
         }
@@ -145,7 +176,7 @@ impl AssistantMessage {
             // A turn that produced nothing (cut short, or only thought) is still a turn.
             content = Some(Content::Text(String::new()));
         }
-        Ok(Self { content, reasoning_content, tool_calls, name })
+        Ok(Self { content, reasoning_content, tool_calls, thinking_blocks, name })
     }
 }
 

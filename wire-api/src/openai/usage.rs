@@ -56,7 +56,7 @@ impl Usage {
         Self {
             prompt_tokens,
             completion_tokens,
-            total_tokens: prompt_tokens + completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
             prompt_tokens_details: Some(PromptTokensDetails { cached_tokens, cache_write_tokens: 0 }),
             completion_tokens_details: Some(CompletionTokensDetails { reasoning_tokens }),
         }
