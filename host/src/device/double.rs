@@ -36,7 +36,6 @@ struct FaultState {
     reject_token: AtomicI64,
     hang: AtomicBool,
     recurrent: AtomicBool,
-    step_delay_us: AtomicU64,
     fail_new_on_rank: AtomicI64,
     fail_load_on_rank: AtomicI64,
     batches: Mutex<Vec<Vec<usize>>>,
@@ -89,9 +88,6 @@ impl Faults {
     }
     pub fn token_capacity(&self, tokens: u64) {
         self.0.token_capacity.store(tokens, Ordering::SeqCst);
-    }
-    pub fn step_delay(&self, delay: Duration) {
-        self.0.step_delay_us.store(delay.as_micros() as u64, Ordering::SeqCst);
     }
 }
 
@@ -196,7 +192,6 @@ impl Rank for Double {
     fn step(&mut self, step: &Step<'_>, output: &mut StepOutput<'_>) -> Result<(), DeviceError> {
         let state = Arc::clone(&self.faults.0);
         state.steps.fetch_add(1, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_micros(state.step_delay_us.load(Ordering::SeqCst)));
         while state.hang.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));
         }

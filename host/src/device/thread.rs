@@ -310,8 +310,15 @@ impl Owner {
         Stepped { outcome, rows, unnamed: unnamed_keys, logits, tokens }
     }
 
-    /// Appends one row to the flat batch, or says why it cannot be there.
+    /// Appends one row to the flat batch, or says why it cannot be there. It takes its place in the output
+    /// either way, so that the engine finds the others' without knowing which failed.
     fn place(&self, row: &BatchRow, flat: &mut FlatBatch) -> Result<(), DeviceError> {
+        let output = match row.want {
+            Want::LAST => take(&mut flat.logits_rows, 1),
+            Want::ALL => take(&mut flat.logits_rows, row.tokens.len() as u32),
+            Want::TOKEN => take(&mut flat.token_outputs, 1),
+            _ => 0,
+        };
         let sequence = *self.sequences.get(&row.sequence).ok_or_else(|| unnamed(row.sequence))?;
         let mut images = Vec::with_capacity(row.images.len());
         for place in &row.images {
@@ -324,18 +331,6 @@ impl Owner {
                 position: place.position,
                 token_count: place.tokens,
             });
-        }
-        let output = match row.want {
-            Want::LAST => flat.logits_rows,
-            Want::ALL => flat.logits_rows,
-            Want::TOKEN => flat.token_outputs,
-            _ => 0,
-        };
-        match row.want {
-            Want::LAST => flat.logits_rows += 1,
-            Want::ALL => flat.logits_rows += row.tokens.len() as u32,
-            Want::TOKEN => flat.token_outputs += 1,
-            _ => {}
         }
         flat.rows.push(Row {
             sequence,
@@ -352,6 +347,13 @@ impl Owner {
         flat.images.extend(images);
         Ok(())
     }
+}
+
+/// Hands out the next `count` places.
+fn take(next: &mut u32, count: u32) -> u32 {
+    let first = *next;
+    *next += count;
+    first
 }
 
 fn unnamed(key: SequenceKey) -> DeviceError {

@@ -87,7 +87,7 @@ mod tests {
     fn only_images_nobody_holds_are_forgotten_oldest_first() {
         let ledger = Ledger::new(100, 1, 1);
         let mut images = Images::default();
-        let mut add = |images: &mut Images, content: u8| {
+        let add = |images: &mut Images, content: u8| {
             let key = images.fresh_key();
             images.insert([content; 32], key, ledger.charge(10).unwrap())
         };

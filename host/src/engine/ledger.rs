@@ -17,6 +17,7 @@ pub struct Ledger(Rc<Book>);
 
 #[derive(Debug)]
 struct Book {
+    planned: u64,
     limit: Cell<u64>,
     used: Cell<u64>,
     bytes_per_token: u64,
@@ -51,6 +52,7 @@ impl Ledger {
     /// A ledger for `limit` bytes of state of the given sizes.
     pub fn new(limit: u64, bytes_per_token: u64, bytes_per_sequence: u64) -> Self {
         Self(Rc::new(Book {
+            planned: limit,
             limit: Cell::new(limit),
             used: Cell::new(0),
             bytes_per_token,
@@ -125,6 +127,16 @@ impl Ledger {
     pub fn shrink(&self, bytes: u64) {
         self.0.limit.set(self.limit().min(bytes));
     }
+
+    /// What the device lacked may be back: raises the limit by `bytes`, up to what was planned.
+    pub fn relax(&self, bytes: u64) {
+        self.0.limit.set(self.limit().saturating_add(bytes).min(self.0.planned));
+    }
+
+    /// Bytes that may be in use as long as the device does not say otherwise.
+    pub fn planned(&self) -> u64 {
+        self.0.planned
+    }
 }
 
 impl StateCharge {
@@ -167,5 +179,9 @@ mod tests {
         assert_eq!(ledger.used(), 100 + 2 * 320);
         ledger.shrink(500);
         assert!(ledger.charge(1).is_err());
+        ledger.relax(300);
+        assert_eq!(ledger.limit(), 800);
+        ledger.relax(u64::MAX);
+        assert_eq!(ledger.limit(), 1000);
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! The engine never sees text and never touches a device: it speaks to [`crate::device::group`].
 
+mod admission;
 pub mod images;
 pub mod ledger;
 pub mod prefix_cache;

@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn hostile_frames_are_errors_not_panics() {
-        let mut huge = u32::MAX.to_le_bytes().as_slice();
+        let head = u32::MAX.to_le_bytes();
+        let mut huge = head.as_slice();
         assert!(matches!(read_blocking::<ToWorker>(&mut huge), Err(LinkError::TooLarge(_))));
         let mut cut: &[u8] = &[9, 0, 0, 0, 1];
         assert!(matches!(read_blocking::<ToWorker>(&mut cut), Err(LinkError::Io(_))));
@@ -229,7 +230,9 @@ mod tests {
         let (supervisor, worker) = StdUnixStream::pair().unwrap();
         supervisor.set_nonblocking(true).unwrap();
         let (ended, on_end) = tokio::sync::oneshot::channel();
-        let mut worker = pump_blocking(worker, move || drop(ended.send(()))).unwrap();
+        let mut worker = pump_blocking(worker, move || {
+            let _ = ended.send(());
+        }).unwrap();
         let (mut end, task) = pump(UnixStream::from_std(supervisor).unwrap());
 
         end.to_worker.send(ToWorker::Cancel { id: 3 }).unwrap();
