@@ -36,7 +36,7 @@ pub fn load(w: &Weights, config: &Config) -> Result<PreNormDecoder> {
     Ok(PreNormDecoder {
         layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
         norm: RmsNorm::load(&model.pp("norm"), config.hidden_size, config.rms_norm_eps, Scale::Plain)?,
-        rotary: Rotary::new(&config.rotary, Pairs::Halves, w.placement())?,
+        rotary: Rotary::new(&config.rotary, Pairs::Halves)?,
         kv: kv_shape(config, w)?,
         embed_tokens,
         lm_head,

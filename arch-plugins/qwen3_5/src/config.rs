@@ -5,6 +5,7 @@
 //! refused here, by the name of its key, before a byte of weights is read.
 
 use layers::gated_delta_net::{DeltaDims, KeyHeads};
+use layers::rotary::RotaryConfig;
 use layers::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -34,7 +35,7 @@ pub struct TextConfig {
     /// Gated DeltaNet, over all ranks.
     pub linear: LinearConfig,
     /// Feed-forward of every layer.
-    pub ffn: FeedForward,
+    pub ffn: FfnConfig,
     /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
     /// Longest context the model was made for.
@@ -61,10 +62,8 @@ pub struct AttentionConfig {
     pub kv_heads: usize,
     /// Size of a head.
     pub head_dim: usize,
-    /// Dimensions of a head that rotate; the rest pass through.
-    pub rotary_dim: usize,
-    /// Rotary base.
-    pub rope_theta: f64,
+    /// Frequencies; only the first `rotary_dim` dimensions of a head rotate.
+    pub rotary: RotaryConfig,
     /// Frequencies of time, height and width.
     pub mrope_section: [usize; 3],
     /// Whether the four projections have a bias.
@@ -107,7 +106,7 @@ impl LinearConfig {
 
 /// The feed-forward of every layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FeedForward {
+pub enum FfnConfig {
     /// SwiGLU.
     Dense {
         /// Inner width.
@@ -181,7 +180,7 @@ impl Config {
             Some(value) if !text_only && !value.is_null() => Some(parse::<RawVision>("vision_config", value)?.check()?),
             _ => None,
         };
-        let text = raw.check(mixture, tied)?;
+        let text = raw.check(core, mixture, tied)?;
         if let Some(vision) = vision.as_ref().filter(|v| v.out_hidden_size != text.hidden_size) {
             return Err(invalid(format!(
                 "vision_config.out_hidden_size is {}, but the decoder's hidden_size is {}",
@@ -218,10 +217,6 @@ struct RawText {
     linear_num_value_heads: usize,
     layer_types: Option<Vec<String>>,
     full_attention_interval: usize,
-    partial_rotary_factor: Option<f64>,
-    rope_theta: Option<f64>,
-    rope_parameters: Option<RawRope>,
-    rope_scaling: Option<RawRope>,
     num_experts: Option<usize>,
     num_local_experts: Option<usize>,
     num_experts_per_tok: usize,
@@ -251,10 +246,6 @@ impl Default for RawText {
             linear_num_value_heads: 32,
             layer_types: None,
             full_attention_interval: 4,
-            partial_rotary_factor: None,
-            rope_theta: None,
-            rope_parameters: None,
-            rope_scaling: None,
             num_experts: None,
             num_local_experts: None,
             num_experts_per_tok: 8,
@@ -264,19 +255,8 @@ impl Default for RawText {
     }
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct RawRope {
-    rope_theta: Option<f64>,
-    rope_type: Option<String>,
-    r#type: Option<String>,
-    partial_rotary_factor: Option<f64>,
-    mrope_section: Option<Vec<usize>>,
-    mrope_interleaved: Option<bool>,
-}
-
 impl RawText {
-    fn check(self, mixture: bool, tie_word_embeddings: bool) -> Result<TextConfig> {
+    fn check(self, core: &Value, mixture: bool, tie_word_embeddings: bool) -> Result<TextConfig> {
         if self.hidden_act != "silu" {
             return Err(unsupported(format!("hidden_act \"{}\"; this family uses \"silu\"", self.hidden_act)));
         }
@@ -285,7 +265,7 @@ impl RawText {
         }
         Ok(TextConfig {
             layers: self.layers()?,
-            attention: self.attention(mixture)?,
+            attention: self.attention(core, mixture)?,
             linear: self.linear()?,
             ffn: self.feed_forward(mixture)?,
             vocab_size: positive("vocab_size", self.vocab_size)?,
@@ -317,31 +297,14 @@ impl RawText {
         types.iter().map(kind).collect()
     }
 
-    fn attention(&self, mixture: bool) -> Result<AttentionConfig> {
-        let none = RawRope::default();
-        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref()).unwrap_or(&none);
-        if let Some(kind) = rope.rope_type.as_deref().or(rope.r#type.as_deref()).filter(|kind| !matches!(*kind, "default" | "mrope")) {
-            return Err(unsupported(format!("rope_type \"{kind}\"; this family is served with \"default\"")));
-        }
-        if rope.mrope_interleaved == Some(false) {
-            return Err(unsupported("mrope_interleaved false; this family interleaves its axes".into()));
-        }
+    fn attention(&self, core: &Value, mixture: bool) -> Result<AttentionConfig> {
         let head_dim = positive("head_dim", self.head_dim)?;
-        let factor = rope.partial_rotary_factor.or(self.partial_rotary_factor).unwrap_or(0.25);
-        let rotary_dim = (head_dim as f64 * factor) as usize;
-        if rotary_dim == 0 || rotary_dim > head_dim || rotary_dim % 2 != 0 {
-            return Err(invalid(format!("partial_rotary_factor {factor} of head_dim {head_dim} is not an even part of it")));
-        }
-        let section = rope.mrope_section.clone().unwrap_or_else(|| vec![11, 11, 10]);
-        let mrope_section = section
-            .try_into()
-            .map_err(|section| invalid(format!("mrope_section {section:?} does not have three entries")))?;
+        let (rotary, mrope_section) = rotary(core, head_dim)?;
         let heads = positive("num_attention_heads", self.num_attention_heads)?;
         let default_kv_heads = if mixture { 2 } else { 4 };
         let kv_heads = positive("num_key_value_heads", self.num_key_value_heads.unwrap_or(default_kv_heads))?;
         multiple("num_attention_heads", heads, "num_key_value_heads", kv_heads)?;
-        let rope_theta = rope.rope_theta.or(self.rope_theta).unwrap_or(10_000.0);
-        Ok(AttentionConfig { heads, kv_heads, head_dim, rotary_dim, rope_theta, mrope_section, bias: self.attention_bias })
+        Ok(AttentionConfig { heads, kv_heads, head_dim, rotary, mrope_section, bias: self.attention_bias })
     }
 
     fn linear(&self) -> Result<LinearConfig> {
@@ -356,23 +319,45 @@ impl RawText {
         Ok(linear)
     }
 
-    fn feed_forward(&self, mixture: bool) -> Result<FeedForward> {
+    fn feed_forward(&self, mixture: bool) -> Result<FfnConfig> {
         if !mixture {
             let intermediate_size = positive("intermediate_size", self.intermediate_size)?;
-            return Ok(FeedForward::Dense { intermediate_size });
+            return Ok(FfnConfig::Dense { intermediate_size });
         }
         let experts = positive("num_experts", self.num_experts.or(self.num_local_experts).unwrap_or(256))?;
         let experts_per_token = positive("num_experts_per_tok", self.num_experts_per_tok)?;
         if experts_per_token > experts {
             return Err(invalid(format!("num_experts_per_tok is {experts_per_token}, num_experts only {experts}")));
         }
-        Ok(FeedForward::Mixture {
+        Ok(FfnConfig::Mixture {
             experts,
             experts_per_token,
             expert_size: positive("moe_intermediate_size", self.moe_intermediate_size)?,
             shared_size: positive("shared_expert_intermediate_size", self.shared_expert_intermediate_size)?,
         })
     }
+}
+
+/// Frequencies and the axes' sections. A quarter of a head rotates unless the checkpoint says otherwise.
+fn rotary(core: &Value, head_dim: usize) -> Result<(RotaryConfig, [usize; 3])> {
+    let object = core.as_object().ok_or_else(|| invalid("the configuration is not an object".into()))?;
+    let rope = ["rope_parameters", "rope_scaling"].iter().find_map(|key| object.get(*key)?.as_object());
+    let says = |key: &str| rope.and_then(|rope| rope.get(key)).or_else(|| object.get(key)).filter(|v| !v.is_null());
+    if says("mrope_interleaved").and_then(Value::as_bool) == Some(false) {
+        return Err(unsupported("mrope_interleaved false; this family interleaves its axes".into()));
+    }
+    let mut rotary = RotaryConfig::from_json(object, head_dim)?;
+    if says("partial_rotary_factor").is_none() {
+        rotary.rotary_dim = head_dim / 4;
+    }
+    let section: Vec<usize> = match says("mrope_section") {
+        Some(section) => parse("mrope_section", section)?,
+        None => vec![11, 11, 10],
+    };
+    let section = section
+        .try_into()
+        .map_err(|section| invalid(format!("mrope_section {section:?} does not have three entries")))?;
+    Ok((rotary, section))
 }
 
 #[derive(Deserialize)]

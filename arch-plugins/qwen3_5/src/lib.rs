@@ -1,5 +1,6 @@
 //! The Qwen3.5 architecture: `qwen3_5`, `qwen3_5_text`, `qwen3_5_moe` and `qwen3_5_moe_text`.
 pub mod attention;
+pub mod checkpoint;
 pub mod config;
 pub mod delta_net;
 pub mod image;

@@ -13,19 +13,19 @@
 use layers::attention::KvRow;
 use layers::batch::{Batch, BatchRow, Decoder};
 use layers::embedding::{Embedding, Head};
+use layers::feed_forward::FeedForward;
 use layers::gated_delta_net::{DeltaState, KeyHeads};
 use layers::linear::{Bias, HeadSplit};
 use layers::mlp::SwiGlu;
 use layers::moe::{MoeConfig, SparseMoe};
 use layers::norm::{RmsNorm, Scale};
-use layers::placement::Placement;
-use layers::rotary::{Angles, Pairs, Rotary, RotaryConfig, Scaling};
+use layers::rotary::{Angles, Pairs, Rotary};
 use layers::trace::Trace;
 use layers::weights::Weights;
 use layers::{Error, Result, Tensor};
 
 use crate::attention::GatedAttention;
-use crate::config::{FeedForward, LayerKind, TextConfig};
+use crate::config::{FfnConfig, LayerKind, TextConfig};
 use crate::delta_net::GatedDeltaNet;
 use crate::image::Grid;
 use crate::positions::{ImageTokens, Position, axis_of};
@@ -42,14 +42,13 @@ pub struct Qwen3_5 {
     merge_size: usize,
     image_token: Option<u32>,
     state: StateShape,
-    placement: Placement,
 }
 
 struct Layer {
     input_norm: RmsNorm,
     mixer: Mixer,
     post_norm: RmsNorm,
-    ffn: Ffn,
+    ffn: FeedForward,
 }
 
 enum Mixer {
@@ -59,16 +58,11 @@ enum Mixer {
     Linear { delta_net: GatedDeltaNet, index: usize },
 }
 
-enum Ffn {
-    Dense(SwiGlu),
-    Mixture(SparseMoe),
-}
-
 impl Decoder for Qwen3_5 {
     type State = State;
 
     fn new_state(&self) -> State {
-        self.state.empty(&self.placement)
+        self.state.empty()
     }
 
     fn forward(&self, batch: &mut Batch<'_, State>, trace: &Trace) -> Result<Tensor> {
@@ -102,11 +96,7 @@ impl Layer {
         scope: &str,
     ) -> Result<Tensor> {
         let x = (x + self.mixer.forward(&self.input_norm.forward(x)?, angles, rows, trace, scope)?)?;
-        let y = self.post_norm.forward(&x)?;
-        let y = match &self.ffn {
-            Ffn::Dense(mlp) => mlp.forward(&y)?,
-            Ffn::Mixture(moe) => moe.forward(&y, trace, scope)?,
-        };
+        let y = self.ffn.forward(&self.post_norm.forward(&x)?, trace, scope)?;
         Ok((x + y)?)
     }
 }
@@ -184,7 +174,7 @@ impl Qwen3_5 {
             positions.extend(row.state.counter.advance(row.len, &images));
         }
         let axes: [Vec<u32>; 3] = std::array::from_fn(|axis| positions.iter().map(|p| p[axis]).collect());
-        let angles = self.rotary.at_axes([&axes[0], &axes[1], &axes[2]], &|j| axis_of(j, self.mrope_section))?;
+        let angles = self.rotary.at_axes([&axes[0], &axes[1], &axes[2]], &|j| axis_of(j, self.mrope_section));
         trace.tap(|| "rope/cos", || angles.cos())?;
         trace.tap(|| "rope/sin", || angles.sin())?;
         trace.tap(
@@ -242,12 +232,11 @@ impl Qwen3_5 {
         };
         Ok(Self {
             norm: RmsNorm::load(&core.pp("norm"), config.hidden_size, config.rms_norm_eps, conventions.norm)?,
-            rotary: rotary(config, placement)?,
+            rotary: Rotary::new(&config.attention.rotary, Pairs::Halves)?,
             mrope_section: config.attention.mrope_section,
             merge_size: vision.map_or(1, |vision| vision.merge_size),
             image_token: vision.map(|vision| vision.image_token),
             state: StateShape::of(config, split.kv_heads.len(), conventions.value_heads, placement.comm.world()),
-            placement: placement.clone(),
             embed_tokens,
             layers,
             lm_head,
@@ -273,40 +262,22 @@ impl Layer {
                 },
             },
             post_norm: norm("post_attention_layernorm")?,
-            ffn: Ffn::load(&w.pp("mlp"), config)?,
+            ffn: feed_forward(&w.pp("mlp"), config)?,
         })
     }
 }
 
-impl Ffn {
-    fn load(w: &Weights, config: &TextConfig) -> Result<Self> {
-        match config.ffn {
-            FeedForward::Dense { intermediate_size } => {
-                Ok(Self::Dense(SwiGlu::load(w, config.hidden_size, intermediate_size, Bias::None)?))
-            }
-            FeedForward::Mixture { experts, experts_per_token, expert_size, shared_size } => {
-                let mixture = MoeConfig {
-                    hidden_size: config.hidden_size,
-                    experts,
-                    experts_per_token,
-                    expert_size,
-                    renormalise: true,
-                    shared_size: Some(shared_size),
-                };
-                Ok(Self::Mixture(SparseMoe::load(w, &mixture)?))
-            }
+fn feed_forward(w: &Weights, config: &TextConfig) -> Result<FeedForward> {
+    let hidden_size = config.hidden_size;
+    match config.ffn {
+        FfnConfig::Dense { intermediate_size } => {
+            Ok(FeedForward::Dense(SwiGlu::load(w, hidden_size, intermediate_size, Bias::None)?))
+        }
+        FfnConfig::Mixture { experts, experts_per_token, expert_size, shared_size } => {
+            let shared_size = Some(shared_size);
+            let mixture =
+                MoeConfig { hidden_size, experts, experts_per_token, expert_size, renormalise: true, shared_size };
+            Ok(FeedForward::Mixture(SparseMoe::load(w, &mixture)?))
         }
     }
-}
-
-fn rotary(config: &TextConfig, placement: &Placement) -> Result<Rotary> {
-    let attention = &config.attention;
-    let rotary = RotaryConfig {
-        theta: attention.rope_theta,
-        head_dim: attention.head_dim,
-        rotary_dim: attention.rotary_dim,
-        max_position: config.max_position_embeddings,
-        scaling: Scaling::None,
-    };
-    Rotary::new(&rotary, Pairs::Halves, placement)
 }

@@ -6,7 +6,6 @@
 
 use layers::gated_delta_net::{DeltaDims, DeltaState, KeyHeads};
 use layers::kv::{KvCache, KvShape};
-use layers::placement::Placement;
 use layers::sequences::SequenceState;
 use layers::{Error, Result};
 
@@ -46,9 +45,9 @@ impl StateShape {
     }
 
     /// The state of an empty sequence.
-    pub fn empty(&self, placement: &Placement) -> State {
+    pub fn empty(&self) -> State {
         State {
-            kv: KvCache::new(self.kv, placement),
+            kv: KvCache::new(self.kv),
             delta: (0..self.linear_layers).map(|_| DeltaState::new(&self.delta)).collect(),
             counter: Counter::default(),
         }

@@ -44,7 +44,7 @@ impl VisionTower {
     /// One image's patches to `[tokens, out_hidden_size]`. `scope` names the image in the trace.
     pub fn forward(&self, patches: &Patches, trace: &Trace, scope: &str) -> Result<Tensor> {
         let order = block_order(patches.grid, self.config.merge_size);
-        let angles = self.angles(&order)?;
+        let angles = self.angles(&order);
         let pixels = self.patch_embed.forward(patches, &self.placement)?;
         let positions = self.positions.at(patches.grid, &order, &self.placement)?;
         trace.tap(|| format!("{scope}/patch_embed"), || Ok(pixels.clone()))?;
@@ -64,15 +64,15 @@ impl VisionTower {
 
     /// A quarter of a head's dimensions turns with the row, the next with the column; the other half of the head pairs
     /// with them.
-    fn angles(&self, order: &[(usize, usize)]) -> Result<Angles> {
+    fn angles(&self, order: &[(usize, usize)]) -> Angles {
         let head_dim = self.config.hidden_size / self.config.heads;
         let half = head_dim / 2;
         let inverse: Vec<f32> =
             (0..half / 2).map(|j| ROPE_THETA.powf(-2.0 * j as f64 / half as f64) as f32).collect();
         let still = made(Mistake::NoVisionRotary);
         let turn = |at: usize| inverse.iter().map(move |inverse| if still { 0.0 } else { at as f32 * inverse });
-        let angles = order.iter().flat_map(|&(row, column)| turn(row).chain(turn(column))).collect();
-        Angles::from_angles(angles, order.len(), head_dim, &self.placement)
+        let angles: Vec<f32> = order.iter().flat_map(|&(row, column)| turn(row).chain(turn(column))).collect();
+        Angles::from_angles(&angles, half)
     }
 
     /// The scope is `model.visual`.
@@ -142,7 +142,7 @@ impl PositionTable {
                 [side * side, width]
             )));
         }
-        Ok(Self { side, width, values: raw.to_f32()? })
+        Ok(Self { side, width, values: raw.to_f32() })
     }
 
     fn at(&self, grid: Grid, order: &[(usize, usize)], placement: &Placement) -> Result<Tensor> {
@@ -229,7 +229,7 @@ impl Block {
         let patches = x.dim(0)?;
         let qkv = self.qkv.forward(x)?.reshape((patches, 3, self.heads, self.head_dim))?;
         let part = |i: usize| -> Result<Tensor> { Ok(qkv.narrow(1, i, 1)?.squeeze(1)?.contiguous()?) };
-        let (q, k, v) = (angles.apply_f32(&part(0)?)?, angles.apply_f32(&part(1)?)?, part(2)?);
+        let (q, k, v) = (angles.apply(&part(0)?)?, angles.apply(&part(1)?)?, part(2)?);
         let scale = (self.head_dim as f32).sqrt().recip();
         self.proj.forward(&attention::full(&q, &k, &v, std::slice::from_ref(&(0..patches)), scale)?)
     }
