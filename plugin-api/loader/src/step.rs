@@ -63,6 +63,12 @@ impl StepOutput {
         self.logits.get_mut(start..start + length).unwrap_or(&mut [])
     }
 
+    /// Exchanges the memory for logits with the host's own, so that a host can keep them without a copy. After
+    /// a step it holds the rows that asked for any, in order, failed ones included.
+    pub fn exchange_logits(&mut self, logits: &mut Vec<f32>) {
+        std::mem::swap(&mut self.logits, logits);
+    }
+
     /// The likeliest next token of a row that asked for [`Want::TOKEN`].
     pub fn token(&self, row: usize) -> Option<u32> {
         let place = self.place(row)?;
