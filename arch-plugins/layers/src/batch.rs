@@ -1,28 +1,42 @@
-//! What a decoder is handed for one step.
+//! What a decoder is handed for one step, and what a decoder is.
+
+use std::sync::Arc;
+
 use candle_core::Tensor;
+
+use crate::comm::Communicator;
 use crate::error::{Error, Result};
+use crate::sequences::SequenceState;
 use crate::trace::Trace;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The host's wish to give the step up, polled between layers.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Cancel<'a>(Option<&'a AtomicU32>);
+///
+/// With several ranks the wish is put to all of them, so that none waits for one that has stopped.
+#[derive(Clone, Copy, Default)]
+pub struct Cancel<'a> {
+    wish: Option<&'a dyn Fn() -> bool>,
+    comm: Option<&'a Arc<dyn Communicator>>,
+}
 
 impl<'a> Cancel<'a> {
     /// Nobody cancels.
     pub fn never() -> Self {
-        Self(None)
+        Self::default()
     }
-    /// Non-zero means stop.
-    pub fn when(word: &'a AtomicU32) -> Self {
-        Self(Some(word))
+
+    /// `wish` says whether to stop; `comm` are the ranks that stop together.
+    pub fn when(wish: &'a dyn Fn() -> bool, comm: &'a Arc<dyn Communicator>) -> Self {
+        Self { wish: Some(wish), comm: Some(comm) }
     }
+
     /// `Err(Cancelled)` once the host wants to stop.
     pub fn check(&self) -> Result<()> {
-        match self.0 {
-            Some(word) if word.load(Ordering::Relaxed) != 0 => Err(Error::Cancelled),
-            _ => Ok(()),
-        }
+        let Some(wish) = self.wish else { return Ok(()) };
+        let stop = match self.comm {
+            Some(comm) => comm.any(wish())?,
+            None => wish(),
+        };
+        if stop { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
 
@@ -63,13 +77,36 @@ pub struct Batch<'a, S> {
     pub cancel: Cancel<'a>,
 }
 
+/// An image turned into embeddings.
+#[derive(Debug, Clone)]
+pub struct EncodedImage {
+    /// `[tokens, hidden]`.
+    pub embeddings: Tensor,
+    /// Grid (t, h, w) in patches.
+    pub grid: (usize, usize, usize),
+}
+
 /// A model without its plumbing.
 pub trait Decoder: Send {
     /// What one sequence keeps between steps.
-    type State: crate::sequences::SequenceState;
+    type State: SequenceState;
+
     /// State of an empty sequence.
     fn new_state(&self) -> Self::State;
-    /// One forward pass; commits every row's state. Returns f32 logits `[logits_of.len(), vocab]`
-    /// (anything with zero rows when none are wanted).
+
+    /// One forward pass; commits every row's state. Gives f32 logits `[logits_of.len(), vocab]`; when none
+    /// are wanted, anything.
     fn forward(&self, batch: &mut Batch<'_, Self::State>, trace: &Trace) -> Result<Tensor>;
+
+    /// Tokens an image of this size takes, or [`Error::InvalidInput`] naming the limit it breaks.
+    fn measure_image(&self, width: usize, height: usize) -> Result<usize> {
+        let _ = (width, height);
+        Err(Error::Unsupported("this model does not take images".into()))
+    }
+
+    /// Runs the vision tower over one image of 8-bit RGB, row-major.
+    fn encode_image(&self, width: usize, height: usize, rgb: &[u8]) -> Result<EncodedImage> {
+        let _ = (width, height, rgb);
+        Err(Error::Unsupported("this model does not take images".into()))
+    }
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::slice;
@@ -24,6 +24,15 @@ pub trait Communicator: Send + Sync {
     fn all_gather(&self, x: &Tensor) -> Result<Tensor>;
     /// Wakes every waiting rank with an error; all later calls fail.
     fn abort(&self, reason: &str);
+
+    /// Does any rank say so? The same answer on every rank.
+    fn any(&self, flag: bool) -> Result<bool> {
+        if self.world() == 1 {
+            return Ok(flag);
+        }
+        let flags = self.all_reduce_sum(&Tensor::new(&[f32::from(u8::from(flag))], &Device::Cpu)?)?;
+        Ok(flags.to_vec1::<f32>()?[0] > 0.0)
+    }
 }
 
 /// A model on one rank.
@@ -204,8 +213,6 @@ impl Communicator for Local {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     fn id(byte: u8) -> [u8; 128] {

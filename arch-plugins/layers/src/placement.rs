@@ -5,12 +5,14 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 
 use crate::comm::{Communicator, Solo};
+use crate::error::Result;
 use crate::quant::Scheme;
 
-/// Told how far loading has come; called from several threads.
+/// Told how far loading has come, on the loading thread.
 pub trait Progress: Send + Sync {
-    /// `bytes` more of the weights are in their place.
-    fn loaded(&self, bytes: u64);
+    /// `file_bytes` more of the files have been dealt with and now are `memory_bytes` of weights. An error
+    /// ends the load.
+    fn loaded(&self, file_bytes: u64, memory_bytes: u64) -> Result<()>;
 }
 
 /// Nobody listens.
@@ -18,7 +20,9 @@ pub trait Progress: Send + Sync {
 pub struct Silent;
 
 impl Progress for Silent {
-    fn loaded(&self, _bytes: u64) {}
+    fn loaded(&self, _file_bytes: u64, _memory_bytes: u64) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Everything a layer must know at load time besides its own tensors.

@@ -133,8 +133,9 @@ impl Matrix {
         } else {
             Self::blocks(raw, &map, columns.clone())?
         };
-        progress.loaded(raw.stored().bytes(raw.columns()) as u64 * map.len() as u64 * columns.len() as u64
-            / raw.columns() as u64);
+        let values = map.len() * columns.len();
+        let file_bytes = values / raw.stored().block_len() * raw.stored().block_bytes();
+        progress.loaded(file_bytes as u64, matrix.bytes())?;
         Ok(matrix)
     }
 

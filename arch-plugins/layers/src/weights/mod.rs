@@ -182,7 +182,8 @@ impl Weights {
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let raw = self.raw_of(name, shape)?;
         let tensor = Tensor::from_vec(raw.to_f32(), shape, &self.placement.device)?.to_dtype(dtype)?;
-        self.placement.progress.loaded(raw.bytes().len() as u64);
+        let memory = (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
+        self.placement.progress.loaded(raw.bytes().len() as u64, memory)?;
         Ok(tensor)
     }
 
