@@ -90,7 +90,8 @@ impl Sequence {
 
     /// What the user said last before `marker`; an image is told by its caption.
     fn users_turn(&self, marker: usize) -> impl Iterator<Item = u32> {
-        let begin = self.tokens[..marker].iter().rposition(|&token| token == USER).map_or(marker, |at| at + 1);
+        let begin =
+            self.tokens[..marker].iter().rposition(|&token| token == USER).map_or(marker, |at| at + 1);
         let turn = &self.tokens[begin..marker];
         let end = turn.iter().position(|&token| token == END).unwrap_or(turn.len());
         turn[..end].iter().enumerate().flat_map(move |(place, &token)| {

@@ -374,8 +374,7 @@ pub struct Architectures {
         failure: *mut Failure,
     ) -> Code,
     /// Drops all tokens of a sequence after the first `length`.
-    pub trim:
-        unsafe extern "C" fn(model: Handle, sequence: u64, length: u32, failure: *mut Failure) -> Code,
+    pub trim: unsafe extern "C" fn(model: Handle, sequence: u64, length: u32, failure: *mut Failure) -> Code,
     /// Bytes of state a sequence holds; memory shared with a fork counts once for each. 0 for an id that
     /// names none.
     pub sequence_bytes: unsafe extern "C" fn(model: Handle, sequence: u64) -> u64,

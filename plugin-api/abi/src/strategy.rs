@@ -152,12 +152,8 @@ pub struct Routers {
     /// The routers in this file, sorted by name; `'static`.
     pub describe: unsafe extern "C" fn() -> Slice<StrategyInfo>,
     /// Makes a router from its options, a JSON object it validates itself.
-    pub create: unsafe extern "C" fn(
-        strategy: u32,
-        options: Str,
-        router: *mut Handle,
-        failure: *mut Failure,
-    ) -> Code,
+    pub create:
+        unsafe extern "C" fn(strategy: u32, options: Str, router: *mut Handle, failure: *mut Failure) -> Code,
     /// Drops a router.
     pub free: unsafe extern "C" fn(router: Handle),
     /// Chooses. Thread-safe.

@@ -96,9 +96,10 @@ fn judge_cuda(descriptor: &Descriptor, device: &DeviceInfo) -> BuildVerdict {
             200 + code % 10,
             format!("{build} holds machine code for {}.{}, which runs on {name}", code / 10, code % 10),
         ),
-        None if *ptx != 0 && u32::from(*ptx) <= capability => {
-            yes(100, format!("{build} holds PTX that the driver can compile for {name}; the first load is slow"))
-        }
+        None if *ptx != 0 && u32::from(*ptx) <= capability => yes(
+            100,
+            format!("{build} holds PTX that the driver can compile for {name}; the first load is slow"),
+        ),
         None => no(format!("{build} holds no machine code for compute capability {name}")),
     }
 }
@@ -116,7 +117,8 @@ pub fn choose_build(contenders: &[Contender], device: &DeviceInfo) -> Choice {
         .collect();
     ranked.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
     let chosen = ranked.first().filter(|best| best.2.score.is_some()).map(|best| best.3.path.clone());
-    let considered = ranked.into_iter().map(|(_, _, verdict, contender)| (contender.path.clone(), verdict.reason));
+    let considered =
+        ranked.into_iter().map(|(_, _, verdict, contender)| (contender.path.clone(), verdict.reason));
     Choice { chosen, considered: considered.collect() }
 }
 

@@ -8,7 +8,9 @@ use plugin_abi::{Slice, Str};
 /// `text` must be valid while this runs.
 pub(crate) unsafe fn owned(text: Str) -> Result<String, String> {
     // SAFETY: the caller vouches for it.
-    unsafe { text.as_str() }.map(str::to_owned).map_err(|_| "it describes itself with text that is not UTF-8".into())
+    unsafe { text.as_str() }
+        .map(str::to_owned)
+        .map_err(|_| "it describes itself with text that is not UTF-8".into())
 }
 
 /// Copies a list of texts.

@@ -77,8 +77,7 @@ pub(crate) fn read_descriptor(mut file: &File) -> Result<Descriptor, Cause> {
     if elf.kind() != ObjectKind::Dynamic {
         return Err(Cause::NotALibrary("it is an ELF file, but not a shared library".into()));
     }
-    let expected =
-        if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
+    let expected = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
     if elf.architecture() != expected {
         return Err(Cause::NotALibrary(format!("it is made for {:?}", elf.architecture())));
     }

@@ -109,8 +109,9 @@ impl Evictor {
         let (count, memo, written) = (choice.victim_count as usize, choice.memo, choice.explanation.len);
         victims.truncate(count);
         let victims: Vec<usize> = victims.into_iter().map(|victim| victim as usize).collect();
-        verify(request, residents, &victims, count)
-            .map_err(|fault| PluginError::new(ErrorKind::Internal, format!("the evictor {} {fault}", self.name)))?;
+        verify(request, residents, &victims, count).map_err(|fault| {
+            PluginError::new(ErrorKind::Internal, format!("the evictor {} {fault}", self.name))
+        })?;
         Ok(EvictDecision { victims, scores, memo, explanation: explanation_text(room, written) })
     }
 }

@@ -11,9 +11,8 @@ use crate::refusal::Cause;
 /// Compares in both directions: a newer plugin offers more verbs than this host knows, an older one fewer.
 /// Either is fine; anything else that differs is not.
 pub(crate) fn check(header: &LibHeader) -> Result<(), Cause> {
-    let theirs = header
-        .layout()
-        .ok_or_else(|| Cause::NotAPlugin("it was built without layout information".into()))?;
+    let theirs =
+        header.layout().ok_or_else(|| Cause::NotAPlugin("it was built without layout information".into()))?;
     let ours = <PluginRef as StableAbi>::LAYOUT;
     match check_layout_compatibility(ours, theirs) {
         Ok(()) => Ok(()),

@@ -63,6 +63,8 @@ pub use step::{ImageSpan, Row, StepOutput};
 pub use trust::{AllowList, Ownership, Policy};
 
 pub use plugin_abi::PluginRef;
-pub use plugin_abi::arch::{DeviceInfo, DeviceKind, ModelInfo, ModelStats, Plan, Want, WeightFormat, capability};
+pub use plugin_abi::arch::{
+    DeviceInfo, DeviceKind, ModelInfo, ModelStats, Plan, Want, WeightFormat, capability,
+};
 pub use plugin_abi::host::{Level, Phase};
 pub use plugin_abi::strategy::{Candidate, Purpose, Residency, Resident};

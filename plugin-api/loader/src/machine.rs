@@ -8,7 +8,9 @@ pub fn cpu_device() -> DeviceInfo {
     let bytes = |key: &str| {
         memory
             .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.split_whitespace().next()?.parse::<u64>().ok())
+            .find_map(|line| {
+                line.strip_prefix(key)?.strip_prefix(':')?.split_whitespace().next()?.parse::<u64>().ok()
+            })
             .map_or(0, |kib| kib * 1024)
     };
     DeviceInfo {

@@ -188,9 +188,8 @@ impl Model {
     pub fn image_measure(&self, width: u32, height: u32) -> Result<u32, PluginError> {
         let (mut count, mut failure) = (0, Failure::NONE);
         // SAFETY: the handle is live; both pointers are valid for the call.
-        let code = unsafe {
-            (self.verbs.0.image_measure())(self.handle(), width, height, &mut count, &mut failure)
-        };
+        let code =
+            unsafe { (self.verbs.0.image_measure())(self.handle(), width, height, &mut count, &mut failure) };
         check(code, &failure).map(|()| count)
     }
 

@@ -116,8 +116,7 @@ impl Plugin {
     pub fn open_under(path: &Path, services: &HostServices, policy: &Policy) -> Result<Self, Refusal> {
         static OPENED: Mutex<Option<HashMap<FileIdentity, Plugin>>> = Mutex::new(None);
         let refuse = |cause| Refusal::new(path, cause);
-        let canonical =
-            path.canonicalize().map_err(|error| refuse(Cause::Unreadable(error.to_string())))?;
+        let canonical = path.canonicalize().map_err(|error| refuse(Cause::Unreadable(error.to_string())))?;
         let file = File::open(&canonical).map_err(|error| refuse(Cause::Unreadable(error.to_string())))?;
         let descriptor = read_descriptor(&file).map_err(refuse)?;
         descriptor.check().map_err(refuse)?;
@@ -324,10 +323,9 @@ fn dlopen(path: &Path) -> Result<PluginRef, Cause> {
         .map_err(|_| Cause::NotAPlugin(format!("it exports no symbol {ROOT_SYMBOL}")));
     std::mem::forget(library); // never unmapped, refused or not
     let header: &'static LibHeader = header?.upgrade().map_err(|error| match error {
-        LibraryError::InvalidAbiHeader(found) => Cause::Layout(format!(
-            "it was built with abi_stable {}.{}",
-            found.abi_major, found.abi_minor
-        )),
+        LibraryError::InvalidAbiHeader(found) => {
+            Cause::Layout(format!("it was built with abi_stable {}.{}", found.abi_major, found.abi_minor))
+        }
         error => Cause::Layout(one_line(&error.to_string())),
     })?;
     layout::check(header)?;

@@ -93,7 +93,8 @@ pub fn probe_in_child(exe: &Path, path: &Path, timeout: Duration) -> Result<Repo
     let mut child = command.spawn().map_err(|error| refuse(Cause::ProbeFailed(error.to_string())))?;
     let output = collect(child.stdout.take());
     let complaints = collect(child.stderr.take());
-    let Some(status) = wait(&mut child, timeout).map_err(|error| refuse(Cause::ProbeFailed(error.to_string())))?
+    let Some(status) =
+        wait(&mut child, timeout).map_err(|error| refuse(Cause::ProbeFailed(error.to_string())))?
     else {
         return Err(refuse(Cause::ProbeHung(timeout.as_millis() as u64)));
     };

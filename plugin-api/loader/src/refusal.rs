@@ -45,7 +45,9 @@ pub enum Cause {
         found: String,
     },
     /// Compiled with `panic = "abort"`.
-    #[error("it was compiled with panic=\"{0}\"; a panic in it would end the host, build it with panic=\"unwind\"")]
+    #[error(
+        "it was compiled with panic=\"{0}\"; a panic in it would end the host, build it with panic=\"unwind\""
+    )]
     PanicStrategy(String),
     /// `dlopen` failed.
     #[error("it cannot be opened: {0}")]

@@ -23,7 +23,12 @@ pub struct Source {
 impl Default for Source {
     /// No files and no configuration.
     fn default() -> Self {
-        Self { format: WeightFormat::NONE, config: String::new(), preprocessor: String::new(), files: Vec::new() }
+        Self {
+            format: WeightFormat::NONE,
+            config: String::new(),
+            preprocessor: String::new(),
+            files: Vec::new(),
+        }
     }
 }
 

@@ -84,7 +84,10 @@ impl StepOutput {
         // The sentences of failed rows come one a line, in the rows' order.
         let earlier = self.results[..row].iter().filter(|result| result.code != Code::OK).count();
         let message = self.messages.lines().nth(earlier).filter(|line| !line.is_empty());
-        Some(PluginError::new(ErrorKind::of(code), message.unwrap_or("the row failed; the reason did not fit")))
+        Some(PluginError::new(
+            ErrorKind::of(code),
+            message.unwrap_or("the row failed; the reason did not fit"),
+        ))
     }
 
     /// Number of rows of the last step.

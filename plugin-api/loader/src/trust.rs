@@ -82,9 +82,8 @@ impl AllowList {
 
     fn check(&self, path: &Path, file: &File) -> Result<(), Cause> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let sums = self.0.get(&name).ok_or_else(|| {
-            Cause::Untrusted(format!("{name} is not on the allow-list"))
-        })?;
+        let sums =
+            self.0.get(&name).ok_or_else(|| Cause::Untrusted(format!("{name} is not on the allow-list")))?;
         let found = sha256(file).map_err(|error| Cause::Unreadable(error.to_string()))?;
         if sums.contains(&found) {
             return Ok(());
@@ -144,9 +143,15 @@ mod tests {
     fn a_list_names_the_line_it_does_not_understand() {
         let sum = "a".repeat(64);
         let list = AllowList::parse(&format!("# plugins\n{sum}  cpu-v3/echo.so\n\n{sum} *other.so # why\n"));
-        assert_eq!(list.map(|list| list.0.into_keys().collect::<Vec<_>>()), Ok(vec!["echo.so".into(), "other.so".into()]));
+        assert_eq!(
+            list.map(|list| list.0.into_keys().collect::<Vec<_>>()),
+            Ok(vec!["echo.so".into(), "other.so".into()])
+        );
         for bad in ["echo.so", "abc echo.so", &format!("{sum}z echo.so"), &sum] {
-            assert!(AllowList::parse(&format!("\n{bad}")).is_err_and(|error| error.starts_with("line 2")), "{bad}");
+            assert!(
+                AllowList::parse(&format!("\n{bad}")).is_err_and(|error| error.starts_with("line 2")),
+                "{bad}"
+            );
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::any::Any;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use plugin_abi::arch::{Plan, Want};
 use plugin_abi::arch::{DeviceInfo, WeightFormat};
+pub use plugin_abi::arch::{Plan, Want};
 use plugin_abi::host::{self, Phase};
 
 use crate::error::{Error, Result};
@@ -110,8 +110,12 @@ pub trait Architecture: Sync + 'static {
     fn plan(&self, source: &Source<'_>, options: &Options<'_>) -> Result<Plan>;
 
     /// Loads one rank. Called on the thread that will make every later call to the model.
-    fn load(&self, source: &Source<'_>, options: &Options<'_>, progress: &Progress<'_>)
-    -> Result<Self::Model>;
+    fn load(
+        &self,
+        source: &Source<'_>,
+        options: &Options<'_>,
+        progress: &Progress<'_>,
+    ) -> Result<Self::Model>;
 
     /// Fresh bytes that identify one group of ranks. The default is right for ranks that share a process.
     fn communicator_id(&self) -> Result<[u8; 128]> {

@@ -55,7 +55,8 @@ unsafe impl Sync for Entries {}
 fn entries() -> &'static Entries {
     static ENTRIES: OnceLock<Entries> = OnceLock::new();
     ENTRIES.get_or_init(|| {
-        let mut list: Vec<_> = inventory::iter::<ArchitectureEntry>.into_iter().map(|entry| entry.0).collect();
+        let mut list: Vec<_> =
+            inventory::iter::<ArchitectureEntry>.into_iter().map(|entry| entry.0).collect();
         list.sort_by_key(|architecture| architecture.describe().name);
         let infos = list.iter().map(|architecture| info(*architecture)).collect();
         Entries { list, infos }

@@ -41,12 +41,7 @@ unsafe extern "C" fn describe() -> Slice<StrategyInfo> {
     guard_silently(Slice::EMPTY, || Slice::new(&entries().infos))
 }
 
-unsafe extern "C" fn create(
-    index: u32,
-    options: Str,
-    evictor: *mut Handle,
-    failure: *mut Failure,
-) -> Code {
+unsafe extern "C" fn create(index: u32, options: Str, evictor: *mut Handle, failure: *mut Failure) -> Code {
     // SAFETY: the host passes valid pointers and text for the length of the call.
     let (options, evictor, failure) = unsafe { (options.as_str(), &mut *evictor, &mut *failure) };
     guard(failure, || {
@@ -79,7 +74,13 @@ unsafe extern "C" fn choose(
 ) -> Code {
     // SAFETY: the host passes a live handle, valid pointers and lent memory for the length of the call.
     let (evictor, request, residents, choice, failure) = unsafe {
-        (&*(evictor.0 as *const Box<dyn Evictor>), &*request, residents.as_slice(), &mut *choice, &mut *failure)
+        (
+            &*(evictor.0 as *const Box<dyn Evictor>),
+            &*request,
+            residents.as_slice(),
+            &mut *choice,
+            &mut *failure,
+        )
     };
     guard(failure, || {
         // SAFETY: as above.

@@ -115,9 +115,10 @@ impl<M: Model> Sequences<M> {
         let spans = slice(step.images, row.image_offset, row.image_count)
             .ok_or_else(|| Error::InvalidInput("the row's images lie outside the step's".into()))?;
         for span in spans {
-            let known = self.images.get(span.image).ok_or_else(|| {
-                Error::InvalidInput(format!("image {:#x} does not exist", span.image))
-            })?;
+            let known = self
+                .images
+                .get(span.image)
+                .ok_or_else(|| Error::InvalidInput(format!("image {:#x} does not exist", span.image)))?;
             if known.tokens != span.token_count as usize {
                 return Err(Error::InvalidInput(format!(
                     "the image takes {} tokens, not {}",

@@ -41,12 +41,7 @@ unsafe extern "C" fn describe() -> Slice<StrategyInfo> {
     guard_silently(Slice::EMPTY, || Slice::new(&entries().infos))
 }
 
-unsafe extern "C" fn create(
-    index: u32,
-    options: Str,
-    router: *mut Handle,
-    failure: *mut Failure,
-) -> Code {
+unsafe extern "C" fn create(index: u32, options: Str, router: *mut Handle, failure: *mut Failure) -> Code {
     // SAFETY: the host passes valid pointers and text for the length of the call.
     let (options, router, failure) = unsafe { (options.as_str(), &mut *router, &mut *failure) };
     guard(failure, || {
@@ -79,7 +74,13 @@ unsafe extern "C" fn choose(
 ) -> Code {
     // SAFETY: the host passes a live handle, valid pointers and lent memory for the length of the call.
     let (router, request, candidates, choice, failure) = unsafe {
-        (&*(router.0 as *const Box<dyn Router>), &*request, candidates.as_slice(), &mut *choice, &mut *failure)
+        (
+            &*(router.0 as *const Box<dyn Router>),
+            &*request,
+            candidates.as_slice(),
+            &mut *choice,
+            &mut *failure,
+        )
     };
     guard(failure, || {
         if candidates.is_empty() {
