@@ -153,6 +153,7 @@ impl Rank for Double {
             max_context: 4096,
             image_token: Some(IMAGE),
             fork_any_length: !self.faults.0.recurrent.load(Ordering::SeqCst),
+            max_row_tokens: 0,
             weight_bytes: 100,
             resident_bytes: 0,
             world: 1,

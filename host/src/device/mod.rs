@@ -5,6 +5,7 @@
 //! drives the ranks of one model in lockstep. Nothing here knows about requests, queues or sampling.
 
 pub mod group;
+pub mod plugin;
 pub mod rank;
 pub mod thread;
 

@@ -80,8 +80,8 @@ pub struct Step<'a> {
 pub struct StepOutput<'a> {
     /// One per row, `Ok` on entry.
     pub rows: &'a mut [Result<(), DeviceError>],
-    /// `[n, vocab_size]`, f32.
-    pub logits: &'a mut [f32],
+    /// `[n, vocab_size]`, f32; as long as the rows ask for on entry and on return.
+    pub logits: &'a mut Vec<f32>,
     /// For [`Want::TOKEN`].
     pub tokens: &'a mut [u32],
 }

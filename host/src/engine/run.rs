@@ -138,7 +138,7 @@ impl Engine {
             step_limits: StepLimits {
                 max_step_tokens: max_step_tokens.max(limits.max_running + 128),
                 prefill_chunk: limits.prefill_chunk.max(128),
-                max_row_tokens: 0,
+                max_row_tokens: facts.max_row_tokens,
             },
             device_chooses,
             inbox,

@@ -4,5 +4,10 @@
 //! replacing it. The supervisor speaks to it through [`protocol`] messages only; it never maps a plugin.
 
 pub mod link;
+mod log;
+pub mod main;
 pub mod message;
+pub mod process;
 pub mod protocol;
+
+pub(crate) use log::emit as emit_log;

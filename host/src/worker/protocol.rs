@@ -294,6 +294,8 @@ pub struct ModelFacts {
     pub image_token: Option<u32>,
     /// Whether state can be cut back to any earlier length.
     pub fork_any_length: bool,
+    /// Longest row a step takes; 0 when only the step's total is limited.
+    pub max_row_tokens: u32,
     /// Bytes of weights on all ranks.
     pub weight_bytes: u64,
     /// Resident memory of the worker after the load, in bytes.
