@@ -43,6 +43,8 @@ pub struct DeltaDims {
     pub conv_kernel: usize,
     /// Which key head a value head reads.
     pub layout: KeyHeads,
+    /// The form that takes a row of several tokens; a single token is always recurrent.
+    pub prefill: Form,
 }
 
 impl DeltaDims {
@@ -208,7 +210,8 @@ pub fn delta_rule(
             beta: &beta[row.start * dims.value_heads..row.end * dims.value_heads],
             decay: &decay[row.start * dims.value_heads..row.end * dims.value_heads],
         };
-        (row.start, Form::of(row.len()), inputs, state.recurrent.as_mut_slice())
+        let form = if row.len() == 1 { Form::Recurrent } else { dims.prefill };
+        (row.start, form, inputs, state.recurrent.as_mut_slice())
     });
     let mut out = vec![0f32; tokens * dims.value_width()];
     kernel::delta_rule(&dims.heads(), rows.collect(), &mut out);

@@ -4,7 +4,7 @@
 //! out here as one [`Config`]. Defaults are those of the reference classes. What cannot be served is
 //! refused here, by the name of its key, before a byte of weights is read.
 
-use layers::gated_delta_net::{DeltaDims, KeyHeads};
+use layers::gated_delta_net::{DeltaDims, Form, KeyHeads};
 use layers::rotary::RotaryConfig;
 use layers::{Error, Result};
 use serde::Deserialize;
@@ -83,6 +83,8 @@ pub struct LinearConfig {
     pub value_dim: usize,
     /// Taps of the convolution.
     pub conv_kernel: usize,
+    /// The form of the delta rule that takes prompts.
+    pub prefill: Form,
 }
 
 impl LinearConfig {
@@ -100,6 +102,7 @@ impl LinearConfig {
             value_dim: self.value_dim,
             conv_kernel: self.conv_kernel,
             layout,
+            prefill: self.prefill,
         }
     }
 }
@@ -314,6 +317,7 @@ impl RawText {
             key_dim: positive("linear_key_head_dim", self.linear_key_head_dim)?,
             value_dim: positive("linear_value_head_dim", self.linear_value_head_dim)?,
             conv_kernel: positive("linear_conv_kernel_dim", self.linear_conv_kernel_dim)?,
+            prefill: Form::Recurrent,
         };
         multiple("linear_num_value_heads", linear.value_heads, "linear_num_key_heads", linear.key_heads)?;
         Ok(linear)

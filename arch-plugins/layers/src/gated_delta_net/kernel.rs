@@ -1,21 +1,24 @@
 //! The arithmetic of the delta rule on the CPU, f32, on plain slices.
 //!
-//! Two forms give the same numbers up to rounding. The recurrent form walks token by token and defines what the layer
-//! means; the chunked form turns 64 tokens at a time into small matrix products, which is what a prompt wants. Both
-//! continue from any incoming state, so a prompt may be cut anywhere.
+//! Two forms give the same numbers up to rounding, and both continue from any incoming state, so a prompt may be cut
+//! anywhere. The recurrent form walks token by token and defines what the layer means; a block of the state's columns stays
+//! in the nearest cache meanwhile. The chunked form turns 64 tokens at a time into small matrix products, with
+//! more arithmetic but all of it in matrices, which is what a device with matrix units wants. On a CPU the recurrent
+//! form is the faster one at any length, and its bits do not depend on where a prompt is cut.
 //!
 //! Decay between two tokens of a chunk is the exponential of a *difference* of cumulative sums. It must never be
 //! factored into `e^{c_i} · e^{−c_j}`: one fast-forgetting head reaches `c = −2000` and the second factor overflows.
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::kernel::{Isa, by_isa, pool};
+use crate::kernel::delta::{self, COLUMNS};
+use crate::kernel::{Isa, pool};
 use crate::mistake::{Mistake, made};
 
 /// Tokens the chunked form takes at once.
 pub const CHUNK: usize = 64;
 
-/// Columns of the state that one pass keeps in registers.
+/// Values of a row that a matrix product keeps in registers.
 const LANES: usize = 16;
 
 /// Which of the two forms computes a row.
@@ -25,13 +28,6 @@ pub enum Form {
     Recurrent,
     /// [`CHUNK`] tokens at a time.
     Chunked,
-}
-
-impl Form {
-    /// The form for a row of so many tokens: a decode step is recurrent, a piece of a prompt chunked.
-    pub fn of(tokens: usize) -> Self {
-        if tokens == 1 { Form::Recurrent } else { Form::Chunked }
-    }
 }
 
 /// Which key head a value head reads.
@@ -127,15 +123,14 @@ pub fn delta_rule(heads: &Heads, rows: Vec<Row<'_>>, out: &mut [f32]) {
     let jobs: Vec<Mutex<Job<'_>>> = rows
         .into_iter()
         .flat_map(|(first, form, inputs, state)| {
-            let job = move |(head, state)| Mutex::new(Job { first, head, form, inputs, state, out: Vec::new() });
+            let job =
+                move |(head, state)| Mutex::new(Job { first, head, form, inputs, state, out: Vec::new() });
             state.chunks_mut(per_head).enumerate().map(job)
         })
         .collect();
     let isa = Isa::best();
     pool::run(jobs.len(), &|i| {
-        let mut job = jobs[i].lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: `Isa::best` names a level this processor has; `run` itself asks for nothing.
-        unsafe { run_job(isa, heads, &mut job) };
+        jobs[i].lock().unwrap_or_else(PoisonError::into_inner).run(heads, isa);
     });
     for job in jobs {
         let job = job.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -157,25 +152,19 @@ struct Job<'a> {
     out: Vec<f32>,
 }
 
-by_isa! {
-    /// [`run`] in the widest instructions of the processor.
-    unsafe fn run_job(heads: &Heads, job: &mut Job<'_>) { avx512: run, avx2: run, portable: run }
-}
-
-/// # Safety
-/// Asks for nothing; it is unsafe because what calls it enables instructions first.
-#[inline(always)]
-unsafe fn run(heads: &Heads, job: &mut Job<'_>) {
-    let tokens = job.inputs.decay.len() / heads.value_heads;
-    job.out = vec![0f32; tokens * heads.value_dim];
-    let mut chunk = Chunk::default();
-    for start in (0..tokens).step_by(CHUNK) {
-        let end = (start + CHUNK).min(tokens);
-        chunk.gather(heads, job.head, &job.inputs, start, end);
-        let out = &mut job.out[start * heads.value_dim..end * heads.value_dim];
-        match job.form {
-            Form::Recurrent => chunk.recurrent(job.state, out),
-            Form::Chunked => chunk.chunked(job.state, out),
+impl Job<'_> {
+    fn run(&mut self, heads: &Heads, isa: Isa) {
+        let tokens = self.inputs.decay.len() / heads.value_heads;
+        self.out = vec![0f32; tokens * heads.value_dim];
+        let mut chunk = Chunk::default();
+        for start in (0..tokens).step_by(CHUNK) {
+            let end = (start + CHUNK).min(tokens);
+            chunk.gather(heads, self.head, &self.inputs, start, end);
+            let out = &mut self.out[start * heads.value_dim..end * heads.value_dim];
+            match self.form {
+                Form::Recurrent => chunk.recurrent(isa, self.state, out),
+                Form::Chunked => chunk.chunked(self.state, out),
+            }
         }
     }
 }
@@ -196,7 +185,6 @@ struct Chunk {
 }
 
 impl Chunk {
-    #[inline(always)]
     fn gather(&mut self, heads: &Heads, head: usize, inputs: &Inputs, start: usize, end: usize) {
         let (dk, dv) = (heads.key_dim, heads.value_dim);
         (self.key_dim, self.value_dim) = (dk, dv);
@@ -218,61 +206,40 @@ impl Chunk {
         }
     }
 
-    #[inline(always)]
     fn tokens(&self) -> usize {
         self.beta.len()
     }
 
     /// The defining form. The columns of the state do not touch one another, so a block of them goes through all
     /// tokens while it stays in the nearest cache.
-    #[inline(always)]
-    fn recurrent(&self, state: &mut [f32], out: &mut [f32]) {
-        let dv = self.value_dim;
-        let mut block = vec![[0f32; LANES]; self.key_dim];
-        for first in (0..dv).step_by(LANES) {
-            let width = LANES.min(dv - first);
-            for (lanes, row) in block.iter_mut().zip(state.chunks_exact(dv)) {
-                lanes[..width].copy_from_slice(&row[first..first + width]);
+    fn recurrent(&self, isa: Isa, state: &mut [f32], out: &mut [f32]) {
+        let (tokens, dv) = (self.tokens(), self.value_dim);
+        let keep: Vec<f32> = self.decay.iter().map(|decay| decay.exp()).collect();
+        let mut block = vec![0f32; self.key_dim * COLUMNS];
+        let (mut values, mut read) = (vec![0f32; tokens * COLUMNS], vec![0f32; tokens * COLUMNS]);
+        for first in (0..dv).step_by(COLUMNS) {
+            let width = COLUMNS.min(dv - first);
+            let columns = |row: usize| row * dv + first..row * dv + first + width;
+            for (i, lanes) in block.chunks_exact_mut(COLUMNS).enumerate() {
+                lanes[..width].copy_from_slice(&state[columns(i)]);
             }
-            for t in 0..self.tokens() {
-                let mut value = [0f32; LANES];
-                value[..width].copy_from_slice(&self.v[t * dv + first..t * dv + first + width]);
-                let read = self.advance(t, &mut block, &value);
-                out[t * dv + first..t * dv + first + width].copy_from_slice(&read[..width]);
+            for (t, lanes) in values.chunks_exact_mut(COLUMNS).enumerate() {
+                lanes[..width].copy_from_slice(&self.v[columns(t)]);
             }
-            for (lanes, row) in block.iter().zip(state.chunks_exact_mut(dv)) {
-                row[first..first + width].copy_from_slice(&lanes[..width]);
+            let (q, k, beta) = (self.q.as_ptr(), self.k.as_ptr(), self.beta.as_ptr());
+            // SAFETY: `block` has `key_dim` rows, `values` and `read` one per token, of COLUMNS values each; `q` and `k` have
+            // `tokens · key_dim` values, `beta` and `keep` one per token; `isa` is a level of this processor.
+            unsafe {
+                let (m, v, out) = (block.as_mut_ptr(), values.as_ptr(), read.as_mut_ptr());
+                delta::scan(isa, m, q, k, v, beta, keep.as_ptr(), out, tokens, self.key_dim);
             }
-        }
-    }
-
-    /// One token over one block of columns: decay, predict, correct, read.
-    #[inline(always)]
-    fn advance(&self, t: usize, block: &mut [[f32; LANES]], value: &[f32; LANES]) -> [f32; LANES] {
-        let dk = self.key_dim;
-        let (q, k) = (&self.q[t * dk..(t + 1) * dk], &self.k[t * dk..(t + 1) * dk]);
-        let keep = self.decay[t].exp();
-        let mut predicted = [[0f32; LANES]; 2];
-        for (i, (row, &k)) in block.iter_mut().zip(k).enumerate() {
-            let sum = &mut predicted[i % 2];
-            for (m, s) in row.iter_mut().zip(sum.iter_mut()) {
-                *m *= keep;
-                *s += *m * k;
+            for (t, lanes) in read.chunks_exact(COLUMNS).enumerate() {
+                out[columns(t)].copy_from_slice(&lanes[..width]);
+            }
+            for (i, lanes) in block.chunks_exact(COLUMNS).enumerate() {
+                state[columns(i)].copy_from_slice(&lanes[..width]);
             }
         }
-        let mut error = [0f32; LANES];
-        for (lane, e) in error.iter_mut().enumerate() {
-            *e = self.beta[t] * (value[lane] - (predicted[0][lane] + predicted[1][lane]));
-        }
-        let mut read = [[0f32; LANES]; 2];
-        for (i, ((row, &k), &q)) in block.iter_mut().zip(k).zip(q).enumerate() {
-            let sum = &mut read[i % 2];
-            for ((m, e), s) in row.iter_mut().zip(&error).zip(sum.iter_mut()) {
-                *m += k * e;
-                *s += *m * q;
-            }
-        }
-        std::array::from_fn(|lane| read[0][lane] + read[1][lane])
     }
 
     /// The same tokens as small matrix products. With `c` the running sum of the log decay, `D_ij = e^{c_i − c_j}` and
@@ -284,7 +251,6 @@ impl Chunk {
     /// O  = diag(e^c) Q M + ((Q Kᵀ) ⊙ D) N                D with its diagonal
     /// M' = e^{c_C} M + (diag(e^{c_C − c}) K)ᵀ N
     /// ```
-    #[inline(always)]
     fn chunked(&self, state: &mut [f32], out: &mut [f32]) {
         let (n, dk, dv) = (self.tokens(), self.key_dim, self.value_dim);
         let c = running_sum(&self.decay);
@@ -330,7 +296,6 @@ impl Chunk {
 }
 
 /// Appends `x / √(Σx² + 1e-6)`, times `scale`. The epsilon is part of the architecture, not of the configuration.
-#[inline(always)]
 fn extend_normalised(out: &mut Vec<f32>, x: &[f32], scale: f32) {
     let mut length = (x.iter().map(|x| x * x).sum::<f32>() + 1e-6).sqrt();
     if made(Mistake::NoUnitLength) {
@@ -340,7 +305,6 @@ fn extend_normalised(out: &mut Vec<f32>, x: &[f32], scale: f32) {
 }
 
 /// What is left at token `i` of what token `j` wrote, `c` being the running sum of the log decay.
-#[inline(always)]
 fn fade(c: &[f32], i: usize, j: usize) -> f32 {
     if made(Mistake::FactoredDecay) {
         return c[i].exp() * (-c[j]).exp();
@@ -348,7 +312,6 @@ fn fade(c: &[f32], i: usize, j: usize) -> f32 {
     (c[i] - c[j]).exp()
 }
 
-#[inline(always)]
 fn running_sum(x: &[f32]) -> Vec<f32> {
     x.iter()
         .scan(0f32, |sum, x| {
@@ -358,13 +321,11 @@ fn running_sum(x: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-#[inline(always)]
 fn scale(x: &mut [f32], by: f32) {
     x.iter_mut().for_each(|x| *x *= by);
 }
 
 /// Row `i` of an `[_, width]` matrix minus `a` times its earlier row `j`.
-#[inline(always)]
 fn subtract_row(matrix: &mut [f32], width: usize, i: usize, j: usize, a: f32) {
     let (before, from_i) = matrix.split_at_mut(i * width);
     for (x, y) in from_i[..width].iter_mut().zip(&before[j * width..(j + 1) * width]) {
@@ -372,7 +333,6 @@ fn subtract_row(matrix: &mut [f32], width: usize, i: usize, j: usize, a: f32) {
     }
 }
 
-#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; LANES];
     let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -387,7 +347,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// `out += a · b` with `a [rows, inner]`, `b [inner, cols]`, all row-major. Four rows share each load of `b`, and a
 /// block of [`LANES`] columns stays in registers.
-#[inline(always)]
 fn add_product(out: &mut [f32], a: &[f32], b: &[f32], inner: usize, cols: usize) {
     for (out, a) in out.chunks_mut(4 * cols).zip(a.chunks(4 * inner)) {
         let rows = out.len() / cols;

@@ -43,7 +43,11 @@ impl Case {
             mixed: noise.many(tokens * channels),
             beta: noise.many(tokens * heads.value_heads).iter().map(|x| 0.5 + 0.5 * x).collect(),
             decay,
-            state: noise.many(heads.value_heads * heads.key_dim * heads.value_dim).iter().map(|x| 0.1 * x).collect(),
+            state: noise
+                .many(heads.value_heads * heads.key_dim * heads.value_dim)
+                .iter()
+                .map(|x| 0.1 * x)
+                .collect(),
         }
     }
 
@@ -67,7 +71,8 @@ impl Case {
         let mut state: Vec<f64> = self.state.iter().map(|&x| f64::from(x)).collect();
         let mut out = vec![0f64; tokens * value_heads * dv];
         for t in 0..tokens {
-            let token: Vec<f64> = self.mixed[t * channels..(t + 1) * channels].iter().map(|&x| f64::from(x)).collect();
+            let token: Vec<f64> =
+                self.mixed[t * channels..(t + 1) * channels].iter().map(|&x| f64::from(x)).collect();
             for h in 0..value_heads {
                 let key_head = match self.heads.layout {
                     KeyHeads::Grouped => h * key_heads / value_heads,
@@ -83,7 +88,8 @@ impl Case {
                     .collect();
                 let k = unit(&token[(key_heads + key_head) * dk..(key_heads + key_head + 1) * dk]);
                 let v = &token[2 * key_heads * dk + h * dv..2 * key_heads * dk + (h + 1) * dv];
-                let (g, beta) = (f64::from(self.decay[t * value_heads + h]), f64::from(self.beta[t * value_heads + h]));
+                let (g, beta) =
+                    (f64::from(self.decay[t * value_heads + h]), f64::from(self.beta[t * value_heads + h]));
                 let m = &mut state[h * dk * dv..(h + 1) * dk * dv];
                 m.iter_mut().for_each(|m| *m *= g.exp());
                 for j in 0..dv {
@@ -149,6 +155,7 @@ fn a_sequence_does_not_notice_its_neighbours() {
         value_dim: 16,
         conv_kernel: 4,
         layout: KeyHeads::Grouped,
+        prefill: Form::Chunked,
     };
     let case = Case::new(75, heads(2, 4, 16, 16), 11);
     let tensor = |values: &[f32], width: usize| {
@@ -176,7 +183,8 @@ fn a_convolution_in_pieces_is_the_convolution() {
     let mut noise = Noise(5);
     let (taps, input) = (noise.many(kernel * channels), noise.many(tokens * channels));
     let run = |pieces: &[usize]| {
-        let (mut past, mut out, mut at) = (vec![0f32; (kernel - 1) * channels], vec![0f32; tokens * channels], 0);
+        let (mut past, mut out, mut at) =
+            (vec![0f32; (kernel - 1) * channels], vec![0f32; tokens * channels], 0);
         for piece in pieces {
             let span = at * channels..(at + piece) * channels;
             kernel::causal_conv(&taps, kernel, &input[span.clone()], &mut past, &mut out[span]);
@@ -196,4 +204,24 @@ fn softplus_of_large_numbers_is_the_number() {
     assert_eq!(softplus(200.0), 200.0);
     assert!((softplus(0.0) - 2f32.ln()).abs() < 1e-7);
     assert!(softplus(-200.0) >= 0.0 && softplus(-200.0) < 1e-30);
+}
+
+#[test]
+fn the_recurrent_form_is_the_same_bits_wherever_a_prompt_is_cut() {
+    let case = Case::new(70, heads(2, 6, 16, 32), 13);
+    let channels = case.mixed.len() / 70;
+    let (whole, whole_state) = case.run(Form::Recurrent);
+    let (mut state, mut out) = (case.state.clone(), Vec::new());
+    for (start, end) in [(0, 1), (1, 33), (33, 70)] {
+        let inputs = Inputs {
+            mixed: &case.mixed[start * channels..end * channels],
+            beta: &case.beta[start * 6..end * 6],
+            decay: &case.decay[start * 6..end * 6],
+        };
+        let mut piece = vec![0f32; (end - start) * 6 * 32];
+        kernel::delta_rule(&case.heads, vec![(0, Form::Recurrent, inputs, &mut state)], &mut piece);
+        out.extend(piece);
+    }
+    assert_eq!(out, whole);
+    assert_eq!(state, whole_state);
 }

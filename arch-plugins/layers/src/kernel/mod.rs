@@ -8,6 +8,7 @@
 pub(crate) mod attend;
 mod avx2;
 mod avx512;
+pub(crate) mod delta;
 pub(crate) mod dense;
 pub(crate) mod pointwise;
 mod portable;
