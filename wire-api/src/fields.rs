@@ -76,6 +76,11 @@ impl Fields {
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
+    /// A copy of a field, which stays to be read.
+    pub(crate) fn copy(&self, name: &str) -> Option<Value> {
+        self.map.get(name).filter(|value| !value.is_null()).cloned()
+    }
+
     pub(crate) fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             None => Ok(None),

@@ -6,15 +6,15 @@ use wire_api::anthropic::messages::MessagesRequest;
 use wire_api::anthropic::reply::Message;
 use wire_api::openai::aggregate::ChatAggregator;
 use wire_api::openai::chat::{ChatCompletion, ChatRequest, ChunkHead};
-use wire_api::translate::Translated;
 use wire_api::translate::chat_on_messages::stream::{ChatStream, Piece};
-use wire_api::translate::chat_on_messages::{ReplyContext, ServerTraits, reply, request};
+use wire_api::translate::chat_on_messages::{ReplyContext, reply, request};
 use wire_api::translate::messages_on_chat;
+use wire_api::translate::{MessagesServer, Translated};
 use wire_api::{ApiError, Dialect};
 
 type Outcome = Result<Translated<MessagesRequest, ReplyContext>, ApiError>;
 
-fn translate_for(extra: Value, server: ServerTraits) -> Outcome {
+fn translate_for(extra: Value, server: MessagesServer) -> Outcome {
     let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
     for (name, value) in extra.as_object().expect("cases are objects") {
         body[name] = value.clone();
@@ -23,12 +23,12 @@ fn translate_for(extra: Value, server: ServerTraits) -> Outcome {
 }
 
 fn translate(extra: Value) -> Outcome {
-    translate_for(extra, ServerTraits::default())
+    translate_for(extra, MessagesServer::default())
 }
 
 type Row = (&'static str, Value, &'static str, Value);
 
-fn check(rows: &[Row], server: ServerTraits) {
+fn check(rows: &[Row], server: MessagesServer) {
     for (id, extra, pointer, expected) in rows {
         let translated = translate_for(extra.clone(), server).unwrap_or_else(|error| panic!("{id}: {error}"));
         let body: Value = serde_json::from_slice(&translated.request.to_body()).expect("JSON");
@@ -153,7 +153,7 @@ fn messages() {
                 ]),
             ),
         ],
-        ServerTraits::default(),
+        MessagesServer::default(),
     );
     check(
         &[(
@@ -162,7 +162,7 @@ fn messages() {
             "/messages/1",
             json!({"role": "system", "content": [text("late")]}),
         )],
-        ServerTraits { mid_system: true, ..ServerTraits::default() },
+        MessagesServer { mid_system: true, ..MessagesServer::default() },
     );
     check(
         &[(
@@ -171,7 +171,7 @@ fn messages() {
             "/messages/0/content",
             json!([text(".")]),
         )],
-        ServerTraits { lenient: true, ..ServerTraits::default() },
+        MessagesServer { lenient: true, ..MessagesServer::default() },
     );
     let unsigned = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "h"}, {"role": "user", "content": "c"}]);
     let translated = translate(with_messages(unsigned)).expect("T64");
@@ -267,7 +267,7 @@ fn parameters() {
                 Value::Null,
             ),
         ],
-        ServerTraits::default(),
+        MessagesServer::default(),
     );
     check(
         &[
@@ -280,7 +280,7 @@ fn parameters() {
             ("T73", json!({"reasoning_effort": "xhigh"}), "/thinking/budget_tokens", json!(8192)),
             ("T73", json!({"reasoning_effort": "xhigh"}), "/max_tokens", json!(4096 + 8192)),
         ],
-        ServerTraits { adaptive_thinking: false, ..ServerTraits::default() },
+        MessagesServer { adaptive_thinking: false, ..MessagesServer::default() },
     );
 }
 

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 use wire_api::anthropic::messages::MessagesRequest;
 use wire_api::openai::chat::{ChatCompletion, ChatRequest};
-use wire_api::translate::Translated;
-use wire_api::translate::messages_on_chat::{ReplyContext, ServerTraits, reply, request};
+use wire_api::translate::messages_on_chat::{ReplyContext, reply, request};
+use wire_api::translate::{ChatServer, Translated};
 use wire_api::{ApiError, Dialect};
 
 type Outcome = Result<Translated<ChatRequest, ReplyContext>, ApiError>;
 
-fn translate_for(extra: Value, server: ServerTraits) -> Outcome {
+fn translate_for(extra: Value, server: ChatServer) -> Outcome {
     let mut body =
         json!({"model": "claude-x", "max_tokens": 4096, "messages": [{"role": "user", "content": "hi"}]});
     for (name, value) in extra.as_object().expect("cases are objects") {
@@ -19,13 +19,13 @@ fn translate_for(extra: Value, server: ServerTraits) -> Outcome {
 }
 
 fn translate(extra: Value) -> Outcome {
-    translate_for(extra, ServerTraits::default())
+    translate_for(extra, ChatServer::default())
 }
 
 /// One row: an id, what the client adds, where to look in the chat request, what stands there.
 type Row = (&'static str, Value, &'static str, Value);
 
-fn check(rows: &[Row], server: ServerTraits) {
+fn check(rows: &[Row], server: ChatServer) {
     for (id, extra, pointer, expected) in rows {
         let translated = translate_for(extra.clone(), server).unwrap_or_else(|error| panic!("{id}: {error}"));
         let body: Value = serde_json::from_slice(&translated.request.to_body()).expect("JSON");
@@ -161,7 +161,7 @@ fn fields() {
             ("T38", json!({}), "/stream", json!(true)),
             ("T38", json!({"stream": false}), "/stream_options/include_usage", json!(true)),
         ],
-        ServerTraits::default(),
+        ChatServer::default(),
     );
 }
 
@@ -197,11 +197,11 @@ fn instructions() {
                 json!({"role": "user", "content": "<system-reminder>\nnew rules\n</system-reminder>"}),
             ),
         ],
-        ServerTraits::default(),
+        ChatServer::default(),
     );
     check(
         &[("T4", with_messages(turns), "/messages/1", json!({"role": "system", "content": "new rules"}))],
-        ServerTraits { mid_system: true, ..ServerTraits::default() },
+        ChatServer { mid_system: true, ..ChatServer::default() },
     );
 }
 
@@ -249,11 +249,11 @@ fn user_turns() {
                 json!("t\ns\nc"),
             ),
         ],
-        ServerTraits::default(),
+        ChatServer::default(),
     );
     check(
         &[("T6", user(json!([text("a"), text("b")])), "/messages/0/content", json!("a\nb"))],
-        ServerTraits { text_parts: false, ..ServerTraits::default() },
+        ChatServer { text_parts: false, ..ChatServer::default() },
     );
     let pdf = json!([{"type": "document", "title": "r.pdf", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA=="}}]);
     check(
@@ -263,7 +263,7 @@ fn user_turns() {
             "/messages/0/content/0",
             json!({"type": "file", "file": {"filename": "r.pdf", "file_data": "data:application/pdf;base64,AA=="}}),
         )],
-        ServerTraits { files: true, ..ServerTraits::default() },
+        ChatServer { files: true, ..ChatServer::default() },
     );
     assert_eq!(translate(user(pdf)).expect_err("no files").param.as_deref(), Some("messages.0.content.0"));
 }
@@ -315,7 +315,7 @@ fn tool_results() {
                 tool("tool: h"),
             ),
         ],
-        ServerTraits::default(),
+        ChatServer::default(),
     );
     check(
         &[(
@@ -324,7 +324,7 @@ fn tool_results() {
             "/messages/2/content",
             json!([text("shot"), image_part()]),
         )],
-        ServerTraits { tool_images: true, ..ServerTraits::default() },
+        ChatServer { tool_images: true, ..ChatServer::default() },
     );
     let orphan = with_messages(
         json!([{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t9", "content": "x"}]}]),
@@ -333,7 +333,7 @@ fn tool_results() {
     assert!(error.message.contains("unexpected tool_use_id"), "{error}");
     check(
         &[("T14", orphan, "/messages/0", json!({"role": "user", "content": "x"}))],
-        ServerTraits { lenient: true, ..ServerTraits::default() },
+        ChatServer { lenient: true, ..ChatServer::default() },
     );
 }
 
@@ -385,7 +385,7 @@ fn assistant_turns() {
                 json!("[server_tool_use] {\"query\":\"q\"}"),
             ),
         ],
-        ServerTraits::default(),
+        ChatServer::default(),
     );
     let prefill =
         with_messages(json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "{"}]));
@@ -394,9 +394,9 @@ fn assistant_turns() {
             ("T20", prefill.clone(), "/continue_final_message", json!(true)),
             ("T20", prefill.clone(), "/add_generation_prompt", json!(false)),
         ],
-        ServerTraits::default(),
+        ChatServer::default(),
     );
-    let refused = translate_for(prefill, ServerTraits { prefill: false, ..ServerTraits::default() });
+    let refused = translate_for(prefill, ChatServer { prefill: false, ..ChatServer::default() });
     assert_eq!(refused.expect_err("T20").param.as_deref(), Some("messages.1.role"));
 }
 
@@ -445,7 +445,7 @@ fn tools() {
                 Value::Null,
             ),
         ],
-        ServerTraits::default(),
+        ChatServer::default(),
     );
     let translated = translate(with_tool(custom(&long))).expect("T24");
     let name = &translated.request.tools[0].name;

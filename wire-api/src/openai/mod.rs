@@ -17,5 +17,6 @@ pub(crate) mod lenient;
 pub mod message;
 pub mod models;
 pub mod parameters;
+pub mod responses;
 pub mod tools;
 pub mod usage;

@@ -18,6 +18,56 @@ pub mod identity;
 pub mod messages_on_chat;
 pub mod responses_on_chat;
 
+/// What a server that speaks OpenAI chat can take, where servers differ. The default is what every
+/// server takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChatServer {
+    /// System messages may stand between turns; otherwise they become reminders of the user's.
+    pub mid_system: bool,
+    /// Content may be a list of text parts; otherwise texts are joined by a line break.
+    pub text_parts: bool,
+    /// Tool messages may hold images; otherwise images follow in a user message.
+    pub tool_images: bool,
+    /// Files may be sent; otherwise they are refused.
+    pub files: bool,
+    /// The last message may be the beginning of the answer.
+    pub prefill: bool,
+    /// Results of calls nobody made are passed on as text instead of being refused.
+    pub lenient: bool,
+}
+
+impl Default for ChatServer {
+    fn default() -> Self {
+        Self {
+            mid_system: false,
+            text_parts: true,
+            tool_images: false,
+            files: false,
+            prefill: true,
+            lenient: false,
+        }
+    }
+}
+
+/// What a server that speaks the Anthropic dialect can take, where servers differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessagesServer {
+    /// `max_tokens` where the client gives none; the dialect demands one.
+    pub default_max_tokens: u32,
+    /// System messages may stand between turns; otherwise all of them go to the top.
+    pub mid_system: bool,
+    /// Thinking is steered by effort; otherwise by a budget of tokens.
+    pub adaptive_thinking: bool,
+    /// A conversation that does not begin with the user gets a first turn; otherwise it is refused.
+    pub lenient: bool,
+}
+
+impl Default for MessagesServer {
+    fn default() -> Self {
+        Self { default_max_tokens: 4096, mid_system: false, adaptive_thinking: true, lenient: false }
+    }
+}
+
 /// A request in another dialect, and what it takes to answer in the first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Translated<Request, Reply> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ReplyContext, ServerTraits};
+use super::ReplyContext;
 use crate::anthropic::block::{Block, Document, DocumentContent, Source};
 use crate::anthropic::messages::{MessagesRequest, Role, THINKING_BUDGET_MINIMUM, Thinking, Turn};
 use crate::anthropic::tools::{CustomTool, Tool, ToolChoice, ToolMode, empty_schema};
@@ -13,7 +13,7 @@ use crate::openai::message::{AssistantMessage, Message};
 use crate::openai::parameters::GenerationParameters;
 use crate::openai::tools::{ToolArguments, ToolChoice as ChatToolChoice};
 use crate::translate::identity::ToolNames;
-use crate::translate::{Dropped, Translated, effort};
+use crate::translate::{Dropped, MessagesServer, Translated, effort};
 
 /// Formats of images the dialect takes.
 const IMAGE_TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
@@ -26,7 +26,7 @@ const IMAGE_TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/w
 /// 400, naming the parameter, for what the dialect has no word for and the client depends on.
 pub fn translate(
     request: ChatRequest,
-    server: ServerTraits,
+    server: MessagesServer,
 ) -> Result<Translated<MessagesRequest, ReplyContext>, ApiError> {
     let mut dropped = Dropped::default();
     refuse_what_clients_depend_on(&request)?;
@@ -169,7 +169,7 @@ fn known_effort(effort: ReasoningEffort) -> ReasoningEffort {
 /// thought must not eat the answer.
 fn translate_thinking(
     request: &ChatRequest,
-    server: ServerTraits,
+    server: MessagesServer,
     forced: bool,
     max_tokens: &mut u32,
 ) -> Option<Thinking> {
@@ -212,7 +212,7 @@ fn translate_stop(stop: Vec<String>, dropped: &mut Dropped) -> Vec<String> {
 struct Conversation<'a> {
     system: Vec<String>,
     turns: Vec<Turn>,
-    server: ServerTraits,
+    server: MessagesServer,
     names: &'a mut ToolNames,
     dropped: &'a mut Dropped,
 }

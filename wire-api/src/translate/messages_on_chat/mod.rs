@@ -7,37 +7,6 @@ mod typed_tools;
 
 use crate::translate::identity::ToolNames;
 
-/// What a server of the other dialect can take, where servers differ. The default is what every
-/// server takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServerTraits {
-    /// System messages may stand between turns; otherwise they become reminders of the user's.
-    pub mid_system: bool,
-    /// Content may be a list of text parts; otherwise texts are joined by a line break.
-    pub text_parts: bool,
-    /// Tool messages may hold images; otherwise images follow in a user message.
-    pub tool_images: bool,
-    /// Files may be sent; otherwise they are refused.
-    pub files: bool,
-    /// The last message may be the beginning of the answer.
-    pub prefill: bool,
-    /// Results of calls nobody made are passed on as text instead of being refused.
-    pub lenient: bool,
-}
-
-impl Default for ServerTraits {
-    fn default() -> Self {
-        Self {
-            mid_system: false,
-            text_parts: true,
-            tool_images: false,
-            files: false,
-            prefill: true,
-            lenient: false,
-        }
-    }
-}
-
 /// What the way back needs to know of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReplyContext {

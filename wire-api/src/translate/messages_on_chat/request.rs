@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ReplyContext, ServerTraits, typed_tools};
+use super::{ReplyContext, typed_tools};
 use crate::anthropic::block::{Block, Document, DocumentContent, Source};
 use crate::anthropic::messages::{MessagesRequest, Role, Thinking, Turn};
 use crate::anthropic::tools as messages_tools;
@@ -15,7 +15,7 @@ use crate::openai::parameters::GenerationParameters;
 use crate::openai::tools::{Tool, ToolArguments, ToolCall, ToolChoice};
 use crate::peek::session_of_user_id;
 use crate::translate::identity::ToolNames;
-use crate::translate::{Dropped, Translated, effort};
+use crate::translate::{ChatServer, Dropped, Translated, effort};
 
 /// First instruction of a client that writes its version and turn there: no two are equal, and a
 /// prompt that begins with it is never found in a prefix cache.
@@ -29,7 +29,7 @@ const BILLING_HEADER: &str = "x-anthropic-billing-header:";
 /// 400, naming the path, for what the server cannot be told.
 pub fn translate(
     request: MessagesRequest,
-    server: ServerTraits,
+    server: ChatServer,
 ) -> Result<Translated<ChatRequest, ReplyContext>, ApiError> {
     let mut dropped = Dropped::default();
     for name in &request.ignored {
@@ -181,7 +181,7 @@ fn translate_custom(tool: &messages_tools::CustomTool, names: &mut ToolNames) ->
 /// The messages written so far.
 struct Conversation<'a> {
     messages: Vec<Message>,
-    server: ServerTraits,
+    server: ChatServer,
     names: &'a mut ToolNames,
     dropped: &'a mut Dropped,
 }
