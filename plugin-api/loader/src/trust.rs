@@ -11,7 +11,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::refusal::Cause;
+use crate::refusal::{Cause, Refusal};
 
 /// What must hold before a file is opened.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +26,18 @@ impl Policy {
     /// For development: any file, whoever owns it.
     pub fn anything() -> Self {
         Self { ownership: Ownership::Anybody, allowed: None }
+    }
+
+    /// Whether the file at `path` may be opened, for a host that lets another process open it.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that says what speaks against it.
+    pub fn allows(&self, path: &Path) -> Result<(), Refusal> {
+        let refuse = |cause| Refusal::new(path, cause);
+        let canonical =
+            path.canonicalize().map_err(|error| refuse(Cause::Unreadable(error.to_string())))?;
+        let file = File::open(&canonical).map_err(|error| refuse(Cause::Unreadable(error.to_string())))?;
+        self.check(&canonical, &file).map_err(refuse)
     }
 
     /// Refuses the file at `path`, already open as `file`, with a sentence.
