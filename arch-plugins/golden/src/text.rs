@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Tensor};
 use layers::batch::Decoder;
+use layers::placement::Placement;
+use layers::quant::Scheme;
 
 use crate::fixture::Fixture;
 use crate::report::{Distance, Report};
@@ -127,6 +129,36 @@ pub fn check_bf16<D: Decoder>(fixture: &Fixture, decoder: &D) -> Report {
         let share = agree as f64 / got.len() as f64;
         let least = limit("top1_agree");
         report.holds(&format!("{key} in bf16, top-1"), share >= least, || format!("{share} of the rows, not {least}"));
+    }
+    report
+}
+
+/// Every quantization at load, against the same model without: the fewer bits, the further, and never further than the
+/// format explains.
+pub fn check_quantized<D: Decoder>(
+    fixture: &Fixture,
+    plain: &D,
+    load: impl Fn(Placement) -> layers::Result<D>,
+) -> Report {
+    let mut report = Report::default();
+    let ids = fixture.ids("/text/ids");
+    let expected = Session::new(plain).all(&ids).concat();
+    let spread = Distance::between(&expected, &vec![0.0; expected.len()]).rms;
+    for scheme in Scheme::ALL {
+        let placement = Placement { quantize: Some(scheme), ..Placement::cpu() };
+        let decoder = load(placement).expect("a quantized model loads");
+        let got = Session::new(&decoder).all(&ids).concat();
+        // Relative to the logits' own size: a step of the format against its largest value, through a few layers. Routers
+        // that change their mind are what the rest of the room is for.
+        let share = match scheme {
+            Scheme::Q8_0 => 0.05,
+            Scheme::Q6K => 0.15,
+            Scheme::Q5K => 0.35,
+            Scheme::Q4K | Scheme::Q4_0 => 0.60,
+        };
+        let distance = Distance::between(&got, &expected);
+        report.at_most(&format!("{} against plain, rms", scheme.name()), distance.rms, share * spread);
+        report.holds(&format!("{} quantizes something", scheme.name()), distance.rms > 0.0, || "same bits".into());
     }
     report
 }

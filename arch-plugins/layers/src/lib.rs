@@ -24,6 +24,7 @@ pub mod mlp;
 pub mod moe;
 pub mod norm;
 pub mod placement;
+pub mod planning;
 pub mod quant;
 pub mod rotary;
 pub mod sequences;

@@ -6,7 +6,6 @@
 //!
 //! No token is ever dropped and no expert has a capacity.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -14,9 +13,10 @@ use candle_core::{DType, Tensor};
 use crate::activation::silu_mul;
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
-use crate::linear::{Bias, Linear};
+use crate::linear::{Bias, Linear, share};
 use crate::mistake::{Mistake, made};
 use crate::mlp::SwiGlu;
+use crate::placement::Placement;
 use crate::slice;
 use crate::trace::Trace;
 use crate::weights::Weights;
@@ -199,14 +199,13 @@ impl Expert {
 }
 
 /// Experts in any of the ways checkpoints keep them: one fused stack (`gate_up_proj [E, 2·I, H]`, gate rows first, and
-/// `down_proj [E, H, I]`), three stacks (`gate_proj`, `up_proj`, `down_proj`), or one scope per expert.
+/// `down_proj [E, H, I]`), the three stacks of a GGUF, or one scope per expert.
 fn load_experts(w: &Weights, config: &MoeConfig) -> Result<Vec<Expert>> {
     let (hidden, inner) = (config.hidden_size, config.expert_size);
-    let slice = even_share(inner, w)?;
+    let slice = share(inner, &*w.placement().comm, &w.name("an expert's inner width"))?;
     if w.contains("gate_up_proj") {
-        let (gate_up, down) = (w.raw("gate_up_proj")?, w.raw("down_proj")?);
-        expect_shape(w, "gate_up_proj", &[config.experts, 2 * inner, hidden])?;
-        expect_shape(w, "down_proj", &[config.experts, hidden, inner])?;
+        let gate_up = w.raw_of("gate_up_proj", &[config.experts, 2 * inner, hidden])?;
+        let down = w.raw_of("down_proj", &[config.experts, hidden, inner])?;
         let up = inner + slice.start..inner + slice.end;
         let expert = |e: usize| {
             let (gate_up, down) = (gate_up.index(e)?, down.index(e)?);
@@ -218,11 +217,10 @@ fn load_experts(w: &Weights, config: &MoeConfig) -> Result<Vec<Expert>> {
         };
         return (0..config.experts).map(expert).collect();
     }
-    if w.contains("gate_proj") {
-        let (gate, up, down) = (w.raw("gate_proj")?, w.raw("up_proj")?, w.raw("down_proj")?);
-        expect_shape(w, "gate_proj", &[config.experts, inner, hidden])?;
-        expect_shape(w, "up_proj", &[config.experts, inner, hidden])?;
-        expect_shape(w, "down_proj", &[config.experts, hidden, inner])?;
+    if w.contains("gate_proj.weight") {
+        let gate = w.raw_of("gate_proj.weight", &[config.experts, inner, hidden])?;
+        let up = w.raw_of("up_proj.weight", &[config.experts, inner, hidden])?;
+        let down = w.raw_of("down_proj.weight", &[config.experts, hidden, inner])?;
         let expert = |e: usize| {
             Ok(Expert {
                 gate: Linear::from_raw(&gate.index(e)?, std::slice::from_ref(&slice), 0..hidden, w)?,
@@ -243,28 +241,6 @@ fn load_experts(w: &Weights, config: &MoeConfig) -> Result<Vec<Expert>> {
     (0..config.experts).map(expert).collect()
 }
 
-/// This rank's part of an inner width.
-fn even_share(width: usize, w: &Weights) -> Result<Range<usize>> {
-    let comm = &w.placement().comm;
-    let (rank, world) = (comm.rank(), comm.world());
-    if !width.is_multiple_of(world) {
-        return Err(Error::Unsupported(format!(
-            "{}: an expert's inner width of {width} does not divide over {world} ranks",
-            w.name("")
-        )));
-    }
-    let part = width / world;
-    Ok(rank * part..(rank + 1) * part)
-}
-
-fn expect_shape(w: &Weights, name: &str, expected: &[usize]) -> Result<()> {
-    let shape = w.shape(name)?;
-    if shape == expected {
-        return Ok(());
-    }
-    Err(Error::InvalidInput(format!("{} is {shape:?}, expected {expected:?}", w.name(name))))
-}
-
 /// The expert every token visits, as much as a gate of its own lets it.
 #[derive(Clone)]
 struct SharedExpert {
@@ -276,8 +252,18 @@ impl SharedExpert {
     fn load(w: &Weights, hidden: usize, inner: usize) -> Result<Self> {
         Ok(Self {
             expert: SwiGlu::load(&w.pp("shared_expert"), hidden, inner, Bias::None)?,
-            gate: Linear::replicated_plain(&w.pp("shared_expert_gate"), hidden, 1, Bias::None)?,
+            gate: Self::gate(&w.pp("shared_expert_gate"), hidden)?,
         })
+    }
+
+    /// One row; a GGUF drops its dimension of one.
+    fn gate(w: &Weights, hidden: usize) -> Result<Linear> {
+        if w.shape("weight")?.len() == 2 {
+            return Linear::replicated_plain(w, hidden, 1, Bias::None);
+        }
+        let row = w.raw_of("weight", &[hidden])?.reshape(vec![1, hidden])?;
+        let plain = w.placed(Placement { quantize: None, ..w.placement().clone() });
+        Linear::from_raw(&row, std::slice::from_ref(&(0..1)), 0..hidden, &plain)
     }
 
     /// This rank's part; the gate is the same on all ranks, so scaling before the all-reduce scales the sum.

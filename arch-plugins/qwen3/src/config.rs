@@ -73,8 +73,9 @@ impl Config {
         raw.check(rotary, mixture)
     }
 
-    /// Reads the metadata of a GGUF. `tied` says whether the file has no matrix for the head.
-    pub fn from_gguf(metadata: &Metadata, tied: bool) -> Result<Self> {
+    /// Reads the metadata of a GGUF. `vocab_size` is the height of its embedding; `tied` says whether it has no matrix for
+    /// the head.
+    pub fn from_gguf(metadata: &Metadata, vocab_size: usize, tied: bool) -> Result<Self> {
         let size = |key: &str| {
             metadata.size(key).filter(|&n| n > 0).ok_or_else(|| invalid(format!("the GGUF does not say its {key}")))
         };
@@ -100,7 +101,7 @@ impl Config {
             )));
         }
         let config = Self {
-            vocab_size: metadata.size("vocab_size").or_else(|| metadata.vocab_size()).unwrap_or(0),
+            vocab_size,
             hidden_size,
             intermediate_size: metadata.size("feed_forward_length").unwrap_or(0),
             layers: size("block_count")?,

@@ -6,6 +6,7 @@
 
 use layers::gated_delta_net::{DeltaDims, Form, KeyHeads};
 use layers::rotary::RotaryConfig;
+use layers::weights::Metadata;
 use layers::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,6 +20,8 @@ pub struct Config {
     pub vision: Option<VisionConfig>,
     /// Token id that stands for an image.
     pub image_token: Option<u32>,
+    /// Layers of the draft head that a GGUF keeps behind the decoder's own.
+    pub draft_layers: usize,
 }
 
 /// The decoder.
@@ -194,7 +197,78 @@ impl Config {
         if vision.is_some() && image_token.is_none() {
             return Err(invalid("config.json has a vision_config but no image_token_id".into()));
         }
-        Ok(Self { text, vision, image_token })
+        Ok(Self { text, vision, image_token, draft_layers: 0 })
+    }
+
+    /// Reads the metadata of a GGUF (`qwen35`, `qwen35moe`). `vocab_size` is the height of its embedding; `tied` says whether it
+    /// has no matrix for the head. A GGUF of this kind holds no vision tower.
+    pub fn from_gguf(metadata: &Metadata, vocab_size: usize, tied: bool) -> Result<Self> {
+        let missing = |key: &str| invalid(format!("the GGUF does not say its {key}"));
+        let size = |key: &str| metadata.size(key).filter(|&n| n > 0).ok_or_else(|| missing(key));
+        let draft_layers = metadata.size("nextn_predict_layers").unwrap_or(0);
+        let value_heads = size("ssm.time_step_rank")?;
+        let head_dim = size("attention.key_length")?;
+        let sections = metadata.integers("rope.dimension_sections").ok_or_else(|| missing("rope.dimension_sections"))?;
+        let [time, height, width] = match sections[..] {
+            [time, height, width] | [time, height, width, 0] => [time, height, width].map(|n| n as usize),
+            _ => return Err(unsupported(format!("rope.dimension_sections {sections:?}"))),
+        };
+        let mut rotary =
+            RotaryConfig::plain(metadata.float("rope.freq_base").ok_or_else(|| missing("rope.freq_base"))?, head_dim);
+        rotary.rotary_dim = size("rope.dimension_count")?;
+        if let Some(kind) = metadata.string("rope.scaling.type").filter(|kind| *kind != "none") {
+            return Err(unsupported(format!("rope.scaling.type \"{kind}\", which is served from safetensors only")));
+        }
+        let mut layers = size("block_count")?;
+        layers = layers.checked_sub(draft_layers).filter(|&n| n > 0).ok_or_else(|| missing("block_count"))?;
+        let raw = RawText {
+            num_hidden_layers: layers,
+            full_attention_interval: metadata.size("full_attention_interval").unwrap_or(4),
+            ..RawText::default()
+        };
+        let value_width = size("ssm.inner_size")?;
+        multiple("ssm.inner_size", value_width, "ssm.time_step_rank", value_heads)?;
+        let linear = LinearConfig {
+            key_heads: size("ssm.group_count")?,
+            value_heads,
+            key_dim: size("ssm.state_size")?,
+            value_dim: value_width / value_heads,
+            conv_kernel: size("ssm.conv_kernel")?,
+            prefill: Form::Recurrent,
+        };
+        multiple("ssm.time_step_rank", value_heads, "ssm.group_count", linear.key_heads)?;
+        let ffn = if metadata.architecture() == "qwen35moe" {
+            let expert_size = size("expert_feed_forward_length")?;
+            FfnConfig::Mixture {
+                experts: size("expert_count")?,
+                experts_per_token: size("expert_used_count")?,
+                expert_size,
+                shared_size: metadata.size("expert_shared_feed_forward_length").unwrap_or(expert_size),
+            }
+        } else {
+            FfnConfig::Dense { intermediate_size: size("feed_forward_length")? }
+        };
+        let attention = AttentionConfig {
+            heads: size("attention.head_count")?,
+            kv_heads: size("attention.head_count_kv")?,
+            head_dim,
+            rotary,
+            mrope_section: [time, height, width],
+            bias: false,
+        };
+        multiple("attention.head_count", attention.heads, "attention.head_count_kv", attention.kv_heads)?;
+        let text = TextConfig {
+            vocab_size,
+            hidden_size: size("embedding_length")?,
+            layers: raw.layers()?,
+            attention,
+            linear,
+            ffn,
+            rms_norm_eps: metadata.float("attention.layer_norm_rms_epsilon").unwrap_or(1e-6),
+            max_position_embeddings: size("context_length")?,
+            tie_word_embeddings: tied,
+        };
+        Ok(Self { text, vision: None, image_token: None, draft_layers })
     }
 }
 

@@ -39,8 +39,7 @@ pub struct Qwen3_5 {
     lm_head: Head,
     rotary: Rotary,
     mrope_section: [usize; 3],
-    merge_size: usize,
-    image_token: Option<u32>,
+    images: Option<Images>,
     state: StateShape,
 }
 
@@ -153,7 +152,8 @@ impl Qwen3_5 {
     }
 
     fn expect_placeholders(&self, tokens: &[u32]) -> Result<()> {
-        match tokens.iter().find(|&&token| Some(token) != self.image_token) {
+        let placeholder = self.images.map(|images| images.token);
+        match tokens.iter().find(|&&token| Some(token) != placeholder) {
             Some(token) => Err(Error::InvalidInput(format!("token {token} stands where an image is"))),
             None => Ok(()),
         }
@@ -162,13 +162,14 @@ impl Qwen3_5 {
     /// Rotary angles of all tokens; advances every sequence's position counter.
     fn angles(&self, rows: &mut [BatchRow<'_, State>], trace: &Trace) -> Result<Angles> {
         let mut positions: Vec<Position> = Vec::new();
+        let merge_size = self.images.map_or(1, |images| images.merge_size);
         for row in rows {
             let images: Vec<ImageTokens> = row
                 .images
                 .iter()
                 .map(|image| {
                     let (_, height, width) = image.grid;
-                    ImageTokens { start: image.position, grid: Grid { height, width }.merged(self.merge_size) }
+                    ImageTokens { start: image.position, grid: Grid { height, width }.merged(merge_size) }
                 })
                 .collect();
             positions.extend(row.state.counter.advance(row.len, &images));
@@ -201,11 +202,11 @@ impl Conventions {
     pub const GGUF: Self = Self { norm: Scale::Plain, value_heads: KeyHeads::Tiled };
 }
 
-/// What loading needs to know besides the decoder's own configuration.
+/// Images, as far as they concern the decoder.
 #[derive(Clone, Copy, Debug)]
-pub struct Vision {
-    /// Token id that stands for an image.
-    pub image_token: u32,
+pub struct Images {
+    /// Token id that stands for one.
+    pub token: u32,
     /// Side, in patches, of the block that becomes one token.
     pub merge_size: usize,
 }
@@ -216,7 +217,7 @@ impl Qwen3_5 {
         core: &Weights,
         head: &Weights,
         config: &TextConfig,
-        vision: Option<Vision>,
+        images: Option<Images>,
         conventions: Conventions,
     ) -> Result<Self> {
         let placement = core.placement();
@@ -234,8 +235,7 @@ impl Qwen3_5 {
             norm: RmsNorm::load(&core.pp("norm"), config.hidden_size, config.rms_norm_eps, conventions.norm)?,
             rotary: Rotary::new(&config.attention.rotary, Pairs::Halves)?,
             mrope_section: config.attention.mrope_section,
-            merge_size: vision.map_or(1, |vision| vision.merge_size),
-            image_token: vision.map(|vision| vision.image_token),
+            images,
             state: StateShape::of(config, split.kv_heads.len(), conventions.value_heads, placement.comm.world()),
             embed_tokens,
             layers,

@@ -8,22 +8,22 @@ use support::{check_images, check_images_bf16, check_prompts, check_prompts_bf16
 
 #[test]
 fn golden_logits() {
-    each(DType::F32, |fixture, subject| check_logits(fixture, &subject.decoder));
+    each(DType::F32, |fixture, subject| check_logits(fixture, &subject.model));
 }
 
 #[test]
 fn golden_stages() {
-    each(DType::F32, |fixture, subject| check_stages(fixture, &subject.decoder));
+    each(DType::F32, |fixture, subject| check_stages(fixture, &subject.model));
 }
 
 #[test]
 fn golden_greedy() {
-    each(DType::F32, |fixture, subject| check_greedy(fixture, &subject.decoder));
+    each(DType::F32, |fixture, subject| check_greedy(fixture, &subject.model));
 }
 
 #[test]
 fn golden_bf16() {
-    each(DType::BF16, |fixture, subject| check_bf16(fixture, &subject.decoder));
+    each(DType::BF16, |fixture, subject| check_bf16(fixture, &subject.model));
 }
 
 #[test]

@@ -12,8 +12,21 @@ pub(super) fn from_gguf(name: &str) -> String {
     let Some((block, rest)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
         return name.into();
     };
+    // Two tensors of a Gated DeltaNet have no module of their own in a checkpoint.
+    match rest {
+        "ssm_a" => return format!("model.layers.{block}.linear_attn.decay_rate"),
+        "ssm_dt.bias" => return format!("model.layers.{block}.linear_attn.dt_bias"),
+        _ => {}
+    }
     let (part, leaf) = rest.rsplit_once('.').unwrap_or((rest, ""));
     let translated = match part {
+        "attn_qkv" => "linear_attn.in_proj_qkv",
+        "attn_gate" => "linear_attn.in_proj_z",
+        "ssm_alpha" => "linear_attn.in_proj_a",
+        "ssm_beta" => "linear_attn.in_proj_b",
+        "ssm_conv1d" => "linear_attn.conv1d",
+        "ssm_norm" => "linear_attn.norm",
+        "ssm_out" => "linear_attn.out_proj",
         "attn_norm" => "input_layernorm",
         "ffn_norm" => "post_attention_layernorm",
         "post_attention_norm" => "post_attention_layernorm",
@@ -54,7 +67,9 @@ mod tests {
             ("blk.12.attn_q.weight", "model.layers.12.self_attn.q_proj.weight"),
             ("blk.0.attn_q.bias", "model.layers.0.self_attn.q_proj.bias"),
             ("blk.3.ffn_down_exps.weight", "model.layers.3.mlp.experts.down_proj.weight"),
-            ("blk.3.ssm_a", "model.layers.3.ssm_a"),
+            ("blk.3.ssm_a", "model.layers.3.linear_attn.decay_rate"),
+            ("blk.3.ssm_dt.bias", "model.layers.3.linear_attn.dt_bias"),
+            ("blk.3.ssm_beta.weight", "model.layers.3.linear_attn.in_proj_b.weight"),
             ("rope_freqs.weight", "rope_freqs.weight"),
         ];
         for (gguf, expected) in cases {

@@ -1,12 +1,12 @@
 //! Loading a checkpoint of the family and the comparisons that need eyes.
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
-use arch_qwen3_5::checkpoint::{Checkpoint, Parts};
+use arch_qwen3_5::checkpoint::{Checkpoint, Model};
 use arch_qwen3_5::image::{ImageProcessor, Rgb};
-use arch_qwen3_5::model::{Conventions, Qwen3_5};
 use arch_qwen3_5::vision::VisionTower;
 use golden::{Distance, Fixture, Report, Session, Tokens, fixtures, likeliest, values};
 use layers::batch::ImageSpan;
+use layers::gated_delta_net::Form;
 use layers::placement::Placement;
 use layers::sequences::SequenceState;
 use layers::trace::Trace;
@@ -17,30 +17,44 @@ pub const MODEL_TYPES: [&str; 4] = ["qwen3_5", "qwen3_5_text", "qwen3_5_moe", "q
 
 /// A loaded checkpoint.
 pub struct Subject {
-    pub decoder: Qwen3_5,
-    pub tower: Option<VisionTower>,
-    pub processor: Option<ImageProcessor>,
+    pub model: Model,
 }
 
 impl Subject {
     pub fn load(fixture: &Fixture, dtype: DType) -> Self {
-        Self::placed(fixture, Placement { dtype, ..Placement::cpu() })
+        Self::placed(fixture, Placement { dtype, ..Placement::cpu() }).expect("the model loads")
     }
 
-    pub fn placed(fixture: &Fixture, placement: Placement) -> Self {
-        let weights = Weights::open(&fixture.weight_files(), Container::Safetensors, placement).expect("weights open");
-        Self::of(fixture, &fixture.config, &weights, Conventions::SAFETENSORS).expect("the model loads")
+    pub fn placed(fixture: &Fixture, placement: Placement) -> layers::Result<Self> {
+        let weights = Weights::open(&fixture.weight_files(), Container::Safetensors, placement)?;
+        Self::of(fixture, &fixture.config, &weights, |_| {})
     }
 
-    /// From any weights and configuration.
-    pub fn of(fixture: &Fixture, config: &str, weights: &Weights, conventions: Conventions) -> layers::Result<Self> {
-        let checkpoint = Checkpoint::from_json(config, &fixture.text_file("preprocessor_config.json"))?;
-        let Parts { decoder, tower } = checkpoint.load(weights, conventions)?;
-        Ok(Self { decoder, tower, processor: checkpoint.processor })
+    /// With prompts through the chunked form of the delta rule.
+    pub fn chunked(fixture: &Fixture) -> Self {
+        let files = fixture.weight_files();
+        let weights = Weights::open(&files, Container::Safetensors, Placement::cpu()).expect("weights open");
+        let chunked = |checkpoint: &mut Checkpoint| checkpoint.config.text.linear.prefill = Form::Chunked;
+        Self::of(fixture, &fixture.config, &weights, chunked).expect("the model loads")
+    }
+
+    /// From any weights and configuration, after a change to what the checkpoint says.
+    pub fn of(
+        fixture: &Fixture,
+        config: &str,
+        weights: &Weights,
+        change: impl FnOnce(&mut Checkpoint),
+    ) -> layers::Result<Self> {
+        let mut checkpoint = Checkpoint::new(config, &fixture.text_file("preprocessor_config.json"), weights)?;
+        change(&mut checkpoint);
+        let model = checkpoint.load(weights)?;
+        let unused = checkpoint.unused();
+        weights.finish(&unused.iter().map(String::as_str).collect::<Vec<_>>())?;
+        Ok(Self { model })
     }
 
     fn eyes(&self) -> Option<(&VisionTower, &ImageProcessor)> {
-        self.tower.as_ref().zip(self.processor.as_ref())
+        self.model.tower.as_ref().zip(self.model.processor.as_ref())
     }
 }
 
@@ -198,7 +212,7 @@ pub fn check_prompts(fixture: &Fixture, subject: &Subject) -> Report {
         let expected = |stage: &str| fixture.tensor(&format!("f32/{scope}/{stage}"));
         let all = Tokens { ids: &prompt.ids, images: &prompt.images };
 
-        let taps = Session::new(&subject.decoder).traced(all);
+        let taps = Session::new(&subject.model).traced(all);
         for (stage, tap, limit) in [
             ("position_ids", "position_ids", 1e-9),
             ("rope_cos", "rope/cos", fixture.limit("f32_rope_abs")),
@@ -209,11 +223,11 @@ pub fn check_prompts(fixture: &Fixture, subject: &Subject) -> Report {
             report.tensors(&format!("{scope}/{stage}"), &values(tap), &expected.values, limit);
         }
         if let Some(expected) = expected("all") {
-            let got = Session::new(&subject.decoder).all(all);
+            let got = Session::new(&subject.model).all(all);
             report.tensors(&format!("{scope}/all"), &got.concat(), &expected.values, limit);
         }
 
-        let mut session = Session::new(&subject.decoder);
+        let mut session = Session::new(&subject.model);
         let last = session.last(all);
         let delta = session.state.counter.rope_delta();
         report.holds(&format!("{scope}/rope_delta"), delta == prompt.rope_delta, || format!("{delta}"));
@@ -221,7 +235,7 @@ pub fn check_prompts(fixture: &Fixture, subject: &Subject) -> Report {
         check_continuation(&mut report, &scope, session, last, &prompt.greedy, expected("decode"), limit);
 
         for cut in [1, prompt.ids.len() / 3, prompt.ids.len() / 2, prompt.ids.len() - 1] {
-            let mut session = Session::new(&subject.decoder);
+            let mut session = Session::new(&subject.model);
             session.last(Tokens { ids: &prompt.ids[..cut], ..all });
             let got = session.last(Tokens { ids: &prompt.ids[cut..], ..all });
             let stage = format!("{scope}/last, cut after {cut}");
@@ -235,7 +249,7 @@ pub fn check_prompts(fixture: &Fixture, subject: &Subject) -> Report {
 fn check_continuation(
     report: &mut Report,
     scope: &str,
-    mut session: Session<'_, Qwen3_5>,
+    mut session: Session<'_, Model>,
     last: Vec<f32>,
     greedy: &[u32],
     decode: Option<golden::Expected>,
@@ -261,7 +275,7 @@ pub fn check_prompts_bf16(fixture: &Fixture, subject: &Subject) -> Report {
     let mut report = Report::default();
     for prompt in prompts(fixture, subject) {
         let all = Tokens { ids: &prompt.ids, images: &prompt.images };
-        let got = Session::new(&subject.decoder).last(all);
+        let got = Session::new(&subject.model).last(all);
         let expected = fixture.tensor(&format!("f32/mm/{}/last", prompt.name)).expect("recorded");
         let distance = Distance::between(&got, &expected.values);
         let limit = |name: &str| fixture.limit(&format!("bf16_vs_f32_oracle/{name}"));
