@@ -228,8 +228,9 @@ pub struct ApiError {
     pub retryable: bool,
     /// When to try again, in seconds; sent as `Retry-After`.
     pub retry_after_s: Option<u32>,
-    /// Progress of the load that the client would have to wait for.
-    pub loading: Option<LoadingState>,
+    /// Progress of the load that the client would have to wait for. Boxed: errors are returned by
+    /// value everywhere, and few of them carry it.
+    pub loading: Option<Box<LoadingState>>,
 }
 
 impl ApiError {
@@ -291,7 +292,7 @@ impl ApiError {
 
     /// The same error, telling how far the load has come.
     pub fn with_loading(mut self, loading: LoadingState) -> Self {
-        self.loading = Some(loading);
+        self.loading = Some(Box::new(loading));
         self
     }
 
@@ -405,7 +406,7 @@ impl ApiError {
             }
             parsed.param = Some(param.to_owned());
         }
-        parsed.loading = value.get("loading").and_then(|l| LoadingState::deserialize(l).ok());
+        parsed.loading = value.get("loading").and_then(|l| LoadingState::deserialize(l).ok()).map(Box::new);
         Some(parsed)
     }
 }

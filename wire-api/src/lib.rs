@@ -13,7 +13,7 @@
 //! * [`node`] – the node API of a neuron.
 //! * [`sse`] – server-sent events, encoded and decoded.
 //! * [`error`] – [`ApiError`], rendered in the caller's dialect.
-//! * [`peek`] – what a router needs from a body, without building a tree of it.
+//! * [`mod@peek`] – what a router needs from a body, without building a tree of it.
 
 pub mod anthropic;
 pub mod error;

@@ -240,8 +240,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What a stream says, whatever its chunks: `(name, data)`, comments as `(":", text)`.
-    fn read(chunks: &[&[u8]]) -> Vec<(Option<String>, String)> {
+    /// `(name, data)` of an event, `(":", text)` of a comment.
+    type Read = (Option<String>, String);
+
+    /// What a stream says, whatever its chunks.
+    fn read(chunks: &[&[u8]]) -> Vec<Read> {
         let mut decoder = SseDecoder::new();
         let mut items = Vec::new();
         let mut keep = |item: SseItem<'_>| match item {
@@ -260,13 +263,13 @@ mod tests {
         items
     }
 
-    fn event(data: &str) -> (Option<String>, String) {
+    fn event(data: &str) -> Read {
         (None, data.to_owned())
     }
 
     #[test]
     fn reads_what_servers_send() {
-        let cases: &[(&str, Vec<(Option<String>, String)>)] = &[
+        let cases: &[(&str, Vec<Read>)] = &[
             ("data: a\n\ndata: b\n\n", vec![event("a"), event("b")]),
             ("data: a\r\n\r\ndata: b\r\n\r\n", vec![event("a"), event("b")]),
             ("data: a\r\rdata: b\r\r", vec![event("a"), event("b")]),
