@@ -107,7 +107,8 @@ fn every_field_is_where_it_was() {
 fn the_snapshot_mentions_what_crosses() {
     let mut snapshot = Snapshot::default();
     snapshot.visit(<PluginRef as StableAbi>::LAYOUT);
-    for name in ["Step", "Row", "StepResult", "Candidate", "Resident", "LoadOptions", "Failure", "LogRecord"] {
+    for name in ["Step", "Row", "StepResult", "Candidate", "Resident", "LoadOptions", "Failure", "LogRecord"]
+    {
         assert!(snapshot.0.contains_key(name), "{name} is missing from {:?}", snapshot.0.keys());
     }
 }

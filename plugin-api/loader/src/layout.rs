@@ -24,7 +24,9 @@ pub(crate) fn check(header: &LibHeader) -> Result<(), Cause> {
 
 /// Where the first difference lies and what it is, without the pages of detail.
 fn sentence(errors: &AbiInstabilityErrors) -> String {
-    let Some(error) = errors.errors.first() else { return "for an unknown reason".into() };
+    let Some(error) = errors.errors.iter().find(|error| !error.errs.is_empty()) else {
+        return "for an unknown reason".into();
+    };
     let place: Vec<String> = error
         .stack_trace
         .iter()

@@ -34,8 +34,7 @@ impl Policy {
     /// A [`Refusal`] that says what speaks against it.
     pub fn allows(&self, path: &Path) -> Result<(), Refusal> {
         let refuse = |cause| Refusal::new(path, cause);
-        let canonical =
-            path.canonicalize().map_err(|error| refuse(Cause::Unreadable(error.to_string())))?;
+        let canonical = path.canonicalize().map_err(|error| refuse(Cause::Unreadable(error.to_string())))?;
         let file = File::open(&canonical).map_err(|error| refuse(Cause::Unreadable(error.to_string())))?;
         self.check(&canonical, &file).map_err(refuse)
     }
