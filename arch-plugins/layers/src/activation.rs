@@ -5,6 +5,7 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::kernel::pointwise::{self, Gate};
 use crate::kernel::{Isa, Shared, pool};
+use crate::mistake::{Mistake, made};
 use crate::slice;
 
 /// Values a task is worth at least.
@@ -20,6 +21,9 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 /// `x ⊙ σ(gate)`.
 pub fn sigmoid_mul(x: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    if made(Mistake::SiluGate) {
+        return silu_mul(gate, x);
+    }
     if x.dtype() == DType::F32 && x.device().is_cpu() {
         return gated(x, gate, Gate::Sigmoid);
     }

@@ -19,6 +19,8 @@ pub enum Mistake {
     FactoredDecay,
     /// The convolution's result is used without SiLU.
     NoConvSilu,
+    /// A decode step's convolution does not see the tokens before it.
+    ForgottenConv,
     /// The output of the delta rule is gated before it is normed.
     GateBeforeNorm,
     /// The output of the delta rule is normed over all heads together.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use crate::activation::silu_mul;
+use crate::activation::{sigmoid, silu_mul};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::linear::{Bias, Linear, share};
@@ -273,7 +273,6 @@ impl SharedExpert {
         if made(Mistake::SharedUngated) {
             return self.expert.forward_partial(x);
         }
-        let openness = (gate.neg()?.exp()? + 1.0)?.recip()?;
-        Ok(self.expert.forward_partial(x)?.broadcast_mul(&openness)?)
+        Ok(self.expert.forward_partial(x)?.broadcast_mul(&sigmoid(&gate)?)?)
     }
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::Result;
 use crate::kernel::{Isa, Shared, pointwise, pool};
+use crate::mistake::{Mistake, made};
 use crate::slice;
 use crate::weights::Weights;
 
@@ -120,8 +121,17 @@ impl GatedRmsNorm {
 
     /// Norms the last axis of `x`, then gates with `gate` of the same shape.
     pub fn forward(&self, x: &Tensor, gate: &Tensor) -> Result<Tensor> {
-        let normed = self.norm.forward(&x.to_dtype(DType::F32)?)?;
-        let gated = crate::activation::silu_mul(&gate.to_dtype(DType::F32)?, &normed)?;
+        let wide_gate = gate.to_dtype(DType::F32)?;
+        if made(Mistake::GateBeforeNorm) {
+            return self.norm.forward(&crate::activation::silu_mul(&wide_gate, x)?);
+        }
+        let normed = if made(Mistake::NormOverAllHeads) {
+            let whole = normed(&x.flatten_from(1)?, self.norm.eps)?.reshape(x.shape())?;
+            whole.broadcast_mul(&self.norm.factor)?
+        } else {
+            self.norm.forward(&x.to_dtype(DType::F32)?)?
+        };
+        let gated = crate::activation::silu_mul(&wide_gate, &normed)?;
         Ok(gated.to_dtype(x.dtype())?)
     }
 }

@@ -84,6 +84,9 @@ pub fn causal_conv(taps: &[f32], kernel: usize, input: &[f32], past: &mut [f32],
     let channels = taps.len() / kernel;
     let tokens = input.len() / channels;
     let keep = kernel - 1;
+    if made(Mistake::ForgottenConv) && tokens == 1 {
+        past.fill(0.0);
+    }
     let column = |t: usize| -> &[f32] {
         if t < keep {
             &past[t * channels..(t + 1) * channels]
