@@ -287,3 +287,136 @@ impl Job<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    const HEADS: usize = 6;
+    const KV_HEADS: usize = 2;
+
+    fn tensor(tokens: usize, heads: usize, head_dim: usize, seed: f32) -> Tensor {
+        let values: Vec<f32> =
+            (0..tokens * heads * head_dim).map(|i| (i as f32 * 0.7 + seed).sin() * 2.0).collect();
+        Tensor::from_vec(values, (tokens, heads, head_dim), &Device::Cpu).unwrap()
+    }
+
+    struct Inputs {
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        head_dim: usize,
+    }
+
+    impl Inputs {
+        fn new(tokens: usize, head_dim: usize) -> Self {
+            Self {
+                q: tensor(tokens, HEADS, head_dim, 0.1),
+                k: tensor(tokens, KV_HEADS, head_dim, 0.5),
+                v: tensor(tokens, KV_HEADS, head_dim, 0.9),
+                head_dim,
+            }
+        }
+
+        fn cache(&self) -> KvCache {
+            KvCache::new(KvShape { layers: 2, kv_heads: KV_HEADS, head_dim: self.head_dim })
+        }
+
+        /// Feeds tokens `range` of the inputs.
+        fn feed(&self, cache: &mut KvCache, range: Range<usize>, window: Option<usize>) -> Vec<f32> {
+            let part = |x: &Tensor| x.narrow(0, range.start, range.len()).unwrap();
+            cache.reserve(range.len()).unwrap();
+            let mut rows = [KvRow { cache, offset: 0, len: range.len() }];
+            let (q, k, v) = (part(&self.q), part(&self.k), part(&self.v));
+            let out = causal(&q, &k, &v, 1, &mut rows, 0.3, window).unwrap();
+            cache.commit(range.len());
+            out.flatten_all().unwrap().to_vec1().unwrap()
+        }
+
+        fn naive(&self, sees: impl Fn(usize) -> Range<usize>) -> Vec<f64> {
+            let get = |x: &Tensor| slice::to_vec(x).unwrap();
+            let (q, k, v) = (get(&self.q), get(&self.k), get(&self.v));
+            let hd = self.head_dim;
+            let mut out = Vec::new();
+            for token in 0..q.len() / (HEADS * hd) {
+                for head in 0..HEADS {
+                    let q = &q[(token * HEADS + head) * hd..][..hd];
+                    let row = |x: &[f32], t: usize| {
+                        let at = (t * KV_HEADS + head / (HEADS / KV_HEADS)) * hd;
+                        x[at..at + hd].iter().map(|&x| f64::from(x)).collect::<Vec<_>>()
+                    };
+                    let weights: Vec<f64> = sees(token)
+                        .map(|t| (q.iter().zip(row(&k, t)).map(|(a, b)| f64::from(*a) * b).sum::<f64>() * 0.3).exp())
+                        .collect();
+                    let total: f64 = weights.iter().sum();
+                    for d in 0..hd {
+                        out.push(sees(token).zip(&weights).map(|(t, w)| w * row(&v, t)[d]).sum::<f64>() / total);
+                    }
+                }
+            }
+            out
+        }
+    }
+
+    fn check(got: &[f32], expected: &[f64]) {
+        assert_eq!(got.len(), expected.len());
+        for (got, expected) in got.iter().zip(expected) {
+            assert!((f64::from(*got) - expected).abs() < 1e-5, "{got} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn every_token_sees_itself_and_what_came_before() {
+        for (tokens, head_dim) in [(1, 8), (70, 8), (130, 64), (90, 80)] {
+            let inputs = Inputs::new(tokens, head_dim);
+            check(&inputs.feed(&mut inputs.cache(), 0..tokens, None), &inputs.naive(|t| 0..t + 1));
+        }
+    }
+
+    #[test]
+    fn a_window_hides_what_is_too_long_ago() {
+        let inputs = Inputs::new(200, 16);
+        let got = inputs.feed(&mut inputs.cache(), 0..200, Some(70));
+        check(&got, &inputs.naive(|t| (t + 1).saturating_sub(70)..t + 1));
+    }
+
+    #[test]
+    fn without_a_mask_tokens_see_their_span_only() {
+        let inputs = Inputs::new(100, 16);
+        let out = full(&inputs.q, &inputs.k, &inputs.v, &[0..33, 33..100], 0.3).unwrap();
+        let spans = |t: usize| if t < 33 { 0..33 } else { 33..100 };
+        check(&slice::to_vec(&out).unwrap(), &inputs.naive(spans));
+    }
+
+    #[test]
+    fn pieces_and_the_whole_have_the_same_bits() {
+        // More than one span of blocks, so that merging is part of it.
+        let tokens = 1200;
+        let inputs = Inputs::new(tokens, 16);
+        let whole = inputs.feed(&mut inputs.cache(), 0..tokens, None);
+        let mut cache = inputs.cache();
+        let mut pieces = Vec::new();
+        for range in [0..1, 1..64, 64..700, 700..701, 701..1199, 1199..1200] {
+            pieces.extend(inputs.feed(&mut cache, range, None));
+        }
+        assert!(whole == pieces, "bits differ");
+    }
+
+    #[test]
+    fn sequences_of_a_batch_do_not_see_each_other() {
+        let inputs = Inputs::new(50, 16);
+        let alone: Vec<f32> = [0..20, 20..50]
+            .into_iter()
+            .flat_map(|range| inputs.feed(&mut inputs.cache(), range, None))
+            .collect();
+        let (mut a, mut b) = (inputs.cache(), inputs.cache());
+        a.reserve(20).unwrap();
+        b.reserve(30).unwrap();
+        let mut rows =
+            [KvRow { cache: &mut a, offset: 0, len: 20 }, KvRow { cache: &mut b, offset: 20, len: 30 }];
+        let out = causal(&inputs.q, &inputs.k, &inputs.v, 1, &mut rows, 0.3, None).unwrap();
+        assert!(slice::to_vec(&out).unwrap() == alone, "bits differ");
+    }
+}

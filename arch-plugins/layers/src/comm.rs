@@ -5,7 +5,7 @@
 //! for it: after that every call fails, and the model has to be loaded anew.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Tensor};
 
@@ -75,32 +75,31 @@ struct Table {
     aborted: Option<String>,
 }
 
-type Registry = HashMap<[u8; 128], Weak<Meeting>>;
+/// Groups that some rank has yet to join. A rank that left meanwhile has left its abort behind for those who
+/// come later.
+static MEETINGS: LazyLock<Mutex<HashMap<[u8; 128], Arc<Meeting>>>> = LazyLock::new(Mutex::default);
 
-static MEETINGS: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
-
-/// Joins the ranks that share `id` as `rank` of `world`. Ranks may come in any order and at any time.
+/// Joins the ranks that share `id` as `rank` of `world`. Ranks may come in any order and at any time; an id
+/// serves for one group.
 pub fn local(id: &[u8; 128], rank: usize, world: usize) -> Result<Arc<dyn Communicator>> {
     if world <= 1 {
         return Ok(Arc::new(Solo));
     }
     let mut meetings = MEETINGS.lock().unwrap_or_else(PoisonError::into_inner);
-    meetings.retain(|_, meeting| meeting.strong_count() > 0);
-    let meeting = meetings.get(id).and_then(Weak::upgrade).unwrap_or_else(|| {
-        let table = Table {
-            joined: vec![false; world],
-            brought: vec![None; world],
-            ..Table::default()
-        };
-        let meeting = Arc::new(Meeting { world, table: Mutex::new(table), changed: Condvar::new() });
-        meetings.insert(*id, Arc::downgrade(&meeting));
-        meeting
+    let meeting = meetings.entry(*id).or_insert_with(|| {
+        let table =
+            Table { joined: vec![false; world], brought: vec![None; world], ..Table::default() };
+        Arc::new(Meeting { world, table: Mutex::new(table), changed: Condvar::new() })
     });
+    let meeting = meeting.clone();
     let mut table = meeting.table();
     if meeting.world != world || rank >= world || table.joined[rank] {
         return Err(Error::Internal(format!("rank {rank} of {world} cannot join this group of ranks")));
     }
     table.joined[rank] = true;
+    if table.joined.iter().all(|joined| *joined) {
+        meetings.remove(id);
+    }
     drop(table);
     Ok(Arc::new(Local { meeting, rank }))
 }

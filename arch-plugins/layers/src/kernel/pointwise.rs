@@ -1,7 +1,7 @@
 //! Norms and gates, one row at a time.
 
-use super::simd::{LANES, Simd, exp, sigmoid};
 use super::by_isa;
+use super::simd::{LANES, Simd, sigmoid};
 
 /// Runs the body for whole vectors of `0..n` and once more for the rest. A macro, because a closure would not
 /// surely become part of the function compiled for a level.
@@ -124,27 +124,6 @@ by_isa! {
     }
 }
 
-#[inline(always)]
-unsafe fn exp_body<S: Simd>(x: *mut f32, n: usize) {
-    // SAFETY: the caller promises `n` values.
-    unsafe {
-        vectors!(n, |at, lanes| {
-            store::<S>(x.add(at), exp::<S>(load::<S>(x.add(at), lanes)), lanes);
-        });
-    }
-}
-
-by_isa! {
-    /// `eˣ` in place over `n` values.
-    ///
-    /// The caller promises `n` values and the level `isa`.
-    pub unsafe fn exp_in_place(x: *mut f32, n: usize) {
-        avx512: exp_body::<super::avx512::Avx512>,
-        avx2: exp_body::<super::avx2::Avx2>,
-        portable: exp_body::<super::portable::Portable>,
-    }
-}
-
 /// Quantizes a row in blocks of `block` values; see [`crate::quant::activations`].
 #[inline(always)]
 unsafe fn quantize_body<S: Simd>(
@@ -199,5 +178,61 @@ by_isa! {
         avx512: quantize_body::<super::avx512::Avx512>,
         avx2: quantize_body::<super::avx2::Avx2>,
         portable: quantize_body::<super::portable::Portable>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Isa;
+
+    /// Values that cover the range of the exponential, its ends and a vector's tail.
+    fn inputs() -> Vec<f32> {
+        let mut values: Vec<f32> = (-2000..2000).map(|i| i as f32 * 0.041).collect();
+        values.extend([0.0, -0.0, 90.0, -90.0, 1e15, -1e15, 1e-8]);
+        values
+    }
+
+    #[test]
+    fn gates_follow_the_logistic_function() {
+        let gate = inputs();
+        let x: Vec<f32> = gate.iter().map(|g| g * 0.5 + 1.0).collect();
+        for isa in Isa::available() {
+            for kind in [Gate::Silu, Gate::Sigmoid] {
+                let mut out = vec![0f32; x.len()];
+                // SAFETY: three vectors of one length, a level of this processor.
+                unsafe { gated(isa, x.as_ptr(), gate.as_ptr(), out.as_mut_ptr(), x.len(), kind) };
+                for ((x, gate), out) in x.iter().zip(&gate).zip(out) {
+                    let sigmoid = 1.0 / (1.0 + (-f64::from(*gate)).exp());
+                    let factor = if kind == Gate::Silu { sigmoid * f64::from(*gate) } else { sigmoid };
+                    let expected = f64::from(*x) * factor;
+                    let error = (f64::from(out) - expected).abs();
+                    assert!(error <= 1e-6 * expected.abs() + 1e-30, "{isa:?}: gate {gate}: {out}, not {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn norms_add_first_and_have_tails() {
+        for isa in Isa::available() {
+            for n in [1, 16, 50] {
+                let mut x: Vec<f32> = (0..n).map(|i| i as f32 - 3.0).collect();
+                let add = vec![0.5f32; n];
+                let weight: Vec<f32> = (0..n).map(|i| 1.0 + i as f32 * 0.01).collect();
+                let sum: Vec<f64> = x.iter().map(|x| f64::from(x + 0.5)).collect();
+                let mut out = vec![0f32; n];
+                // SAFETY: four vectors of `n`, a level of this processor.
+                unsafe {
+                    rms_norm(isa, x.as_mut_ptr(), add.as_ptr(), weight.as_ptr(), out.as_mut_ptr(), n, 1e-5);
+                }
+                let rms = (sum.iter().map(|x| x * x).sum::<f64>() / n as f64 + 1e-5).sqrt();
+                for i in 0..n {
+                    assert_eq!(f64::from(x[i]), sum[i]);
+                    let expected = sum[i] / rms * f64::from(weight[i]);
+                    assert!((f64::from(out[i]) - expected).abs() < 1e-5, "{isa:?}: {} not {expected}", out[i]);
+                }
+            }
+        }
     }
 }

@@ -363,3 +363,196 @@ impl<'a> Job<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+    use crate::placement::Silent;
+
+    const QUANTIZED: [Stored; 8] = [
+        Stored::Q4_0,
+        Stored::Q4_1,
+        Stored::Q5_0,
+        Stored::Q5_1,
+        Stored::Q8_0,
+        Stored::Q4K,
+        Stored::Q5K,
+        Stored::Q6K,
+    ];
+
+    /// Numbers in −1..1, the same for the same seed.
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        std::iter::repeat_with(next).take(count).collect()
+    }
+
+    fn quantized(stored: Stored, rows: usize, columns: usize) -> RawTensor {
+        let blocks = quantize_rows(numbers(rows * columns, 7), columns, stored).unwrap();
+        RawTensor::from_bytes(blocks, stored, vec![rows, columns]).unwrap()
+    }
+
+    fn load(raw: &RawTensor, rows: &[Range<usize>], columns: Range<usize>) -> Matrix {
+        Matrix::load(raw, rows, columns, None, &Silent).unwrap()
+    }
+
+    fn whole(raw: &RawTensor) -> Matrix {
+        load(raw, std::slice::from_ref(&(0..raw.rows())), 0..raw.columns())
+    }
+
+    /// `x Wᵀ` in f64 from dequantized weights.
+    fn reference(w: &[f32], x: &[f32], rows: usize, columns: usize) -> Vec<f64> {
+        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        (0..rows)
+            .flat_map(|m| w.chunks_exact(columns).map(move |w| dot(&x[m * columns..(m + 1) * columns], w)))
+            .collect()
+    }
+
+    /// What quantized activations stand for.
+    fn rounded(x: &[f32], rows: usize, columns: usize, block: usize) -> Vec<f32> {
+        let a = Activations::quantize(Isa::Portable, x, rows, columns, 0, columns, block);
+        a.codes.iter().enumerate().map(|(i, &code)| f32::from(code) * a.scales[i / 32]).collect()
+    }
+
+    fn check(got: &[f32], expected: &[f64], limit: f64, what: &str) {
+        for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+            let error = (f64::from(*got) - expected).abs();
+            assert!(error <= limit, "{what}: value {i} is {got}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn every_format_on_every_level_multiplies_what_its_codes_mean() {
+        let (n, k) = (37, 512);
+        for stored in QUANTIZED {
+            let raw = quantized(stored, n, k);
+            let matrix = whole(&raw);
+            let weights = raw.to_f32();
+            for rows in [1, 2, 3, 9, 20] {
+                let x = numbers(rows * k, 11);
+                let rounded = rounded(&x, rows, k, stored.block_len());
+                let expected = reference(&weights, &rounded, rows, k);
+                for isa in Isa::available() {
+                    let got = matrix.multiply(&x, rows, isa);
+                    // Sums of simple formats with a minimum are rounded to f16, as the formats' own
+                    // arithmetic does.
+                    let limit = if matches!(stored, Stored::Q4_1 | Stored::Q5_1) { 2e-2 } else { 1e-4 };
+                    check(&got, &expected, limit, &format!("{stored:?} {isa:?} {rows} rows"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_alone_and_in_company_has_the_same_bits() {
+        let (n, k, rows) = (50, 256, 21);
+        let x = numbers(rows * k, 3);
+        let raws = QUANTIZED.map(|stored| quantized(stored, n, k));
+        let dense = RawTensor::from_f32(&numbers(n * k, 5), vec![n, k]).unwrap();
+        for raw in raws.iter().chain([&dense]) {
+            let matrix = whole(raw);
+            for isa in Isa::available() {
+                let together = matrix.multiply(&x, rows, isa);
+                for row in 0..rows {
+                    let alone = matrix.multiply(&x[row * k..(row + 1) * k], 1, isa);
+                    assert_eq!(together[row * n..(row + 1) * n], alone, "{:?} {isa:?}", raw.stored());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dense_formats_are_widened_exactly() {
+        let (n, k, rows) = (19, 67, 7);
+        let values = numbers(n * k, 5);
+        let x = numbers(rows * k, 6);
+        let half = |bits: fn(f32) -> u16| values.iter().flat_map(|&v| bits(v).to_le_bytes()).collect::<Vec<u8>>();
+        let shape = || vec![n, k];
+        let raws = [
+            RawTensor::from_f32(&values, shape()).unwrap(),
+            RawTensor::from_bytes(half(|v| bf16::from_f32(v).to_bits()), Stored::BF16, shape()).unwrap(),
+            RawTensor::from_bytes(half(|v| f16::from_f32(v).to_bits()), Stored::F16, shape()).unwrap(),
+        ];
+        for raw in raws {
+            let expected = reference(&raw.to_f32(), &x, rows, k);
+            for isa in Isa::available() {
+                let got = whole(&raw).multiply(&x, rows, isa);
+                check(&got, &expected, 1e-5, &format!("{:?} {isa:?}", raw.stored()));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_read_back_are_those_of_the_file() {
+        for stored in QUANTIZED {
+            let raw = quantized(stored, 21, 256);
+            let matrix = whole(&raw);
+            for (row, expected) in raw.to_f32().chunks_exact(256).enumerate() {
+                let mut got = vec![0.0; 256];
+                matrix.row(row, &mut got);
+                check(&got, &expected.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), 1e-6, "row");
+            }
+        }
+    }
+
+    #[test]
+    fn shares_of_ranks_add_up_to_the_whole() {
+        let (n, k, rows) = (32, 256, 3);
+        let x = numbers(rows * k, 9);
+        for stored in [Stored::Q4_1, Stored::Q6K, Stored::Q8_0] {
+            let raw = quantized(stored, n, k);
+            let all = whole(&raw).multiply(&x, rows, Isa::best());
+            let mut sum = vec![0f64; n * rows];
+            for rank in 0..4 {
+                // 64 columns: inside a block of the formats of 256.
+                let columns = rank * 64..(rank + 1) * 64;
+                let part = load(&raw, std::slice::from_ref(&(0..n)), columns.clone());
+                let own: Vec<f32> = x.chunks_exact(k).flat_map(|x| x[columns.clone()].to_vec()).collect();
+                for (sum, part) in sum.iter_mut().zip(part.multiply(&own, rows, Isa::best())) {
+                    *sum += f64::from(part);
+                }
+            }
+            // Activations are quantized per share, so the two differ by their rounding.
+            check(&all, &sum, 0.2, &format!("{stored:?}"));
+            let picked = load(&raw, &[24..32, 0..8], 0..k).multiply(&x, rows, Isa::best());
+            for row in 0..rows {
+                assert_eq!(picked[row * 16..row * 16 + 8], all[row * n + 24..row * n + 32]);
+                assert_eq!(picked[row * 16 + 8..row * 16 + 16], all[row * n..row * n + 8]);
+            }
+        }
+    }
+
+    #[test]
+    fn quantizing_while_loading_stays_within_the_format() {
+        let (n, k) = (24, 512);
+        let raw = RawTensor::from_f32(&numbers(n * k, 5), vec![n, k]).unwrap();
+        let cases = [
+            (Scheme::Q8_0, 0.005),
+            (Scheme::Q6K, 0.02),
+            (Scheme::Q5K, 0.04),
+            (Scheme::Q4K, 0.08),
+            (Scheme::Q4_0, 0.08),
+        ];
+        for (scheme, limit) in cases {
+            let rows = 0..n;
+            let matrix =
+                Matrix::load(&raw, std::slice::from_ref(&rows), 0..k, Some(scheme), &Silent).unwrap();
+            let mut error = 0f64;
+            for (row, expected) in raw.to_f32().chunks_exact(k).enumerate() {
+                let mut got = vec![0.0; k];
+                matrix.row(row, &mut got);
+                error += got.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            }
+            let rms = (error / (n * k) as f64).sqrt();
+            assert!(rms < limit, "{scheme:?}: rms {rms} in −1..1");
+            assert!(rms > limit / 20.0, "{scheme:?}: rms {rms} is too good to be quantized");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Memory by class on one rank, from the configuration and the files' headers.
+
+use layers::Result;
+use layers::kv::KvShape;
+use layers::planning::{self, weight_bytes};
+use layers::weights::Weights;
+use plugin_sdk::{Options, Plan};
+
+use crate::checkpoint::Checkpoint;
+
+/// Plans one rank.
+pub fn plan(checkpoint: &Checkpoint, w: &Weights, options: &Options<'_>) -> Result<Plan> {
+    let config = &checkpoint.config;
+    let is_linear = |name: &str| !["norm.weight", "embed_tokens.weight"].iter().any(|end| name.ends_with(end));
+    let unused = checkpoint.unused();
+    let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
+    let weights = weight_bytes(w, options, &unused, is_linear)?;
+    let world = options.world.max(1);
+    let inner = config.intermediate_size.max(config.heads * config.head_dim) / world;
+    let kv_heads = config.kv_heads.div_ceil(world);
+    let kv = KvShape { layers: config.layers, kv_heads, head_dim: config.head_dim };
+    Ok(Plan {
+        kv_bytes_per_token: kv.bytes_per_token(),
+        max_context: config.max_position_embeddings as u32,
+        vocab_size: config.vocab_size as u32,
+        layers: config.layers as u32,
+        ..planning::decoder(weights, config.hidden_size, inner)
+    })
+}
