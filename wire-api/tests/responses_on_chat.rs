@@ -390,7 +390,7 @@ fn a_plain_answer() {
     );
     assert_eq!(
         response["usage"],
-        json!({"input_tokens": 10, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 6, "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": 16})
+        json!({"input_tokens": 10, "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0}, "output_tokens": 6, "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": 16})
     );
     assert_eq!(
         serde_json::to_string(&events[4]).expect("JSON"),

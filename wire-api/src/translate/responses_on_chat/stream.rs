@@ -515,7 +515,10 @@ fn free_text(arguments: &str) -> String {
 fn usage(usage: &Usage) -> Value {
     json!({
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens()},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens(),
+            "cache_write_tokens": usage.cache_write_tokens(),
+        },
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens().unwrap_or(0)},
         "total_tokens": usage.total_tokens,
