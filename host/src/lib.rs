@@ -4,6 +4,12 @@
 //! (`neuron worker`) that maps an architecture plugin. This library is the two of them; the binary only
 //! parses the command line.
 
+pub mod catalogue;
+pub mod device;
+pub mod discovery;
+pub mod engine;
+pub mod lifecycle;
+pub mod metrics;
 pub mod output;
 pub mod prompt;
 pub mod worker;

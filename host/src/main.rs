@@ -1,3 +1,10 @@
 //! The `neuron` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = neuron::worker::main::hidden_command() {
+        return code;
+    }
+    ExitCode::SUCCESS
+}

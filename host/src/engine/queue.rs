@@ -71,6 +71,11 @@ impl Queue {
         self.waiting.front()
     }
 
+    /// Everyone who waits, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Sequence> {
+        self.waiting.iter()
+    }
+
     /// Takes the next one out.
     pub fn pop(&mut self) -> Option<Sequence> {
         self.waiting.pop_front()

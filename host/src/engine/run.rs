@@ -419,6 +419,10 @@ impl Engine {
     fn publish(&mut self) {
         self.totals.queued = self.queue.len() as u32;
         self.totals.running = self.running.len() as u32;
+        let waiting = self.queue.iter().map(|sequence| u64::from(sequence.prompt.len())).sum::<u64>();
+        let left = |running: &Running| running.sequence.prompt.len().saturating_sub(running.seat.position);
+        let begun = self.running.iter().map(|running| u64::from(left(running))).sum::<u64>();
+        self.totals.pending_prefill_tokens = waiting + begun;
         self.totals.state_bytes = self.ledger.used();
         self.totals.state_limit_bytes = self.ledger.limit();
         self.totals.prefix_cache_bytes = self.cache.bytes();

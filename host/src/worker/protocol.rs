@@ -311,6 +311,8 @@ pub struct Heartbeat {
     pub queued: u32,
     /// Sequences that are prefilled or decoded.
     pub running: u32,
+    /// Prompt tokens submitted and not computed yet.
+    pub pending_prefill_tokens: u64,
     /// Bytes of state in use on one rank, cached prefixes and images included.
     pub state_bytes: u64,
     /// Bytes of state that may be used; shrinks when the device proves smaller than planned.

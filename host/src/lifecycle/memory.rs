@@ -1,0 +1,272 @@
+//! Memory is planned before a load and measured after it.
+//!
+//! [`decide`] turns a plugin's plan and the room there is into limits for the engine, or into a refusal that
+//! names the missing bytes. [`Accounts`] is the node's one book of what models were promised: what a model was
+//! promised and does not use yet is not free, however free the machine says it is.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wire_api::node::models::{Failure, ModelMemory};
+
+use super::error::does_not_fit;
+use crate::worker::protocol::{EngineLimits, MemoryPlan};
+
+/// Of the machine's memory, what is never promised, as a divisor.
+const SPARE_SHARE: u64 = 20;
+
+/// A context below this is not worth loading a model for, unless the model was made for less.
+const LEAST_CONTEXT: u32 = 512;
+
+/// What the operator or the caller asked for, with the node's defaults filled in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wishes {
+    /// Longest context; `None` lets the node choose.
+    pub context: Option<u32>,
+    /// Sequences at once.
+    pub slots: u32,
+    /// Most tokens of a step.
+    pub max_step_tokens: u32,
+    /// Prefill tokens of a step while others decode.
+    pub prefill_chunk: u32,
+    /// Sequences that may wait.
+    pub queue_limit: u32,
+    /// Share of the room for state that one model may take when nobody said how much, 0 to 1.
+    pub state_share: f64,
+    /// Share of a model's state that cached prefixes may hold, 0 to 1; 0 switches the prefix cache off.
+    pub prefix_cache_share: f64,
+    /// For recurrent state: a snapshot every so many tokens.
+    pub snapshot_every: u32,
+    /// When a step is taken for hung, in milliseconds.
+    pub step_deadline_ms: u64,
+}
+
+/// What a load may use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decision {
+    /// Longest context.
+    pub max_context: u32,
+    /// For the engine.
+    pub limits: EngineLimits,
+    /// By class, over all ranks.
+    pub memory: ModelMemory,
+}
+
+/// Decides what a model may use of `room` bytes that all its ranks share. `ranks` are the plans of its ranks.
+pub fn decide(ranks: &[MemoryPlan], wishes: &Wishes, room: u64) -> Result<Decision, Failure> {
+    let sum = |part: fn(&MemoryPlan) -> u64| ranks.iter().map(part).sum::<u64>();
+    let weights = sum(|rank| rank.weight_bytes);
+    let activations = sum(|rank| rank.activation_bytes_per_token) * u64::from(wishes.max_step_tokens)
+        + sum(|rank| rank.vision_bytes);
+    let fixed = sum(|rank| rank.fixed_bytes);
+    let before_state = weights + activations + fixed;
+
+    let kv = sum(|rank| rank.kv_bytes_per_token);
+    let per_sequence = sum(|rank| rank.state_bytes_per_sequence);
+    let made_for = ranks.iter().map(|rank| rank.max_context).min().unwrap_or(0);
+    if let Some(asked) = wishes.context
+        && asked > made_for
+    {
+        return Err(super::error::failure(
+            super::error::code::INVALID,
+            format!("a context of {asked} tokens was asked for, the model was made for {made_for}"),
+            false,
+        ));
+    }
+    // One sequence that fills the context, a block more than it needs, and the copy of it that is frozen.
+    let need_for = |context: u32| kv * (u64::from(context) + 64) + 2 * per_sequence;
+    let least = wishes.context.unwrap_or(made_for.min(LEAST_CONTEXT));
+    let need = before_state + need_for(least);
+    if need > room {
+        return Err(does_not_fit("the model", need, room));
+    }
+    let room_for_state = room - before_state;
+    let wanted = u64::from(wishes.slots) * need_for(wishes.context.unwrap_or(made_for));
+    let fair = (room_for_state as f64 * wishes.state_share) as u64;
+    let state = wanted.min(fair).max(need_for(least));
+    let max_context = wishes.context.unwrap_or_else(|| {
+        let affordable = (state - 2 * per_sequence).checked_div(kv).map_or(u64::MAX, |tokens| tokens - 64);
+        made_for.min(u32::try_from(affordable).unwrap_or(u32::MAX))
+    });
+    let world = ranks.len().max(1) as u64;
+    let state_per_rank = state / world;
+    let limits = EngineLimits {
+        max_running: wishes.slots,
+        queue_limit: wishes.queue_limit,
+        prefill_chunk: wishes.prefill_chunk,
+        state_bytes: state_per_rank,
+        kv_bytes_per_token: kv.div_ceil(world),
+        state_bytes_per_sequence: per_sequence.div_ceil(world),
+        prefix_cache_bytes: (state_per_rank as f64 * wishes.prefix_cache_share) as u64,
+        snapshot_every: wishes.snapshot_every,
+        step_deadline_ms: wishes.step_deadline_ms,
+    };
+    let memory = ModelMemory {
+        weights_bytes: weights,
+        cache_bytes: state,
+        activation_bytes: activations,
+        runtime_bytes: fixed,
+        planned_bytes: before_state + state,
+        measured_bytes: 0,
+    };
+    Ok(Decision { max_context, limits, memory })
+}
+
+/// The node's book of promised memory.
+#[derive(Debug, Clone, Default)]
+pub struct Accounts(Arc<Mutex<Vec<Promise>>>);
+
+#[derive(Debug)]
+struct Promise {
+    id: u64,
+    planned: u64,
+    used: u64,
+}
+
+/// Memory promised to one model until this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    accounts: Accounts,
+    id: u64,
+}
+
+impl Accounts {
+    fn with<T>(&self, body: impl FnOnce(&mut Vec<Promise>) -> T) -> T {
+        body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bytes that can still be promised on a machine that has `available` of `total` bytes free now.
+    pub fn room(&self, total: u64, available: u64) -> u64 {
+        self.with(|promises| Self::room_beside(promises, total, available))
+    }
+
+    fn room_beside(promises: &[Promise], total: u64, available: u64) -> u64 {
+        let outstanding: u64 = promises.iter().map(|promise| promise.planned.saturating_sub(promise.used)).sum();
+        available.saturating_sub(outstanding).saturating_sub(total / SPARE_SHARE)
+    }
+
+    /// Decides and promises in one go, so that two loads never get the same bytes.
+    pub fn reserve<T>(
+        &self,
+        total: u64,
+        available: u64,
+        decide: impl FnOnce(u64) -> Result<(T, u64), Failure>,
+    ) -> Result<(T, Reservation), Failure> {
+        self.with(|promises| {
+            let (decision, planned) = decide(Self::room_beside(promises, total, available))?;
+            let id = promises.iter().map(|promise| promise.id).max().unwrap_or(0) + 1;
+            promises.push(Promise { id, planned, used: 0 });
+            Ok((decision, Reservation { accounts: self.clone(), id }))
+        })
+    }
+}
+
+impl Reservation {
+    /// The model uses so many bytes of what it was promised.
+    pub fn measured(&self, used: u64) {
+        self.accounts.with(|promises| {
+            if let Some(promise) = promises.iter_mut().find(|promise| promise.id == self.id) {
+                promise.used = used;
+            }
+        });
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.accounts.with(|promises| promises.retain(|promise| promise.id != self.id));
+    }
+}
+
+/// A number of bytes for people.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} bytes") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn plan() -> MemoryPlan {
+        MemoryPlan {
+            weight_bytes: 100 * MIB,
+            kv_bytes_per_token: 1024,
+            activation_bytes_per_token: 1000,
+            max_context: 8192,
+            vocab_size: 100,
+            ..MemoryPlan::default()
+        }
+    }
+
+    fn wishes() -> Wishes {
+        Wishes {
+            context: None,
+            slots: 4,
+            max_step_tokens: 512,
+            prefill_chunk: 256,
+            queue_limit: 100,
+            state_share: 0.5,
+            prefix_cache_share: 0.5,
+            snapshot_every: 0,
+            step_deadline_ms: 1000,
+        }
+    }
+
+    #[test]
+    fn with_plenty_of_room_every_slot_gets_its_context() {
+        let decision = decide(&[plan()], &wishes(), 1000 * MIB).unwrap();
+        assert_eq!(decision.max_context, 8192);
+        assert_eq!(decision.limits.state_bytes, 4 * 1024 * (8192 + 64));
+        assert_eq!(decision.memory.planned_bytes, 100 * MIB + 512_000 + decision.limits.state_bytes);
+    }
+
+    #[test]
+    fn with_little_room_the_context_shrinks_and_one_sequence_still_fits() {
+        let decision = decide(&[plan()], &wishes(), 108 * MIB).unwrap();
+        assert!((512..8192).contains(&decision.max_context), "{}", decision.max_context);
+        let whole = u64::from(decision.max_context + 1) * 1024;
+        assert!(whole <= decision.limits.state_bytes);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_missing_bytes() {
+        let refusal = decide(&[plan()], &wishes(), 90 * MIB).unwrap_err();
+        assert_eq!(refusal.code, "out_of_memory");
+        assert!(refusal.message.contains("11.1 MiB are missing"), "{}", refusal.message);
+        let asked = Wishes { context: Some(8192), ..wishes() };
+        assert!(decide(&[plan()], &asked, 105 * MIB).unwrap_err().message.contains("missing"));
+        let too_long = Wishes { context: Some(9000), ..wishes() };
+        let refusal = decide(&[plan()], &too_long, 1000 * MIB).unwrap_err();
+        assert!(refusal.message.contains("9000") && refusal.message.contains("8192") && !refusal.retryable);
+    }
+
+    #[test]
+    fn ranks_share_the_room() {
+        let half = MemoryPlan { weight_bytes: 50 * MIB, kv_bytes_per_token: 512, ..plan() };
+        let decision = decide(&[half, half], &wishes(), 1000 * MIB).unwrap();
+        assert_eq!(decision.memory.weights_bytes, 100 * MIB);
+        assert_eq!(decision.limits.kv_bytes_per_token, 512);
+        assert_eq!(decision.limits.state_bytes, 4 * 512 * (8192 + 64));
+    }
+
+    #[test]
+    fn promises_that_are_not_used_yet_are_not_free() {
+        let accounts = Accounts::default();
+        let (_, first) = accounts.reserve(1000, 1000, |room| Ok((room, 600))).unwrap();
+        assert_eq!(accounts.room(1000, 1000), 350);
+        first.measured(500);
+        assert_eq!(accounts.room(1000, 500), 350, "what is used is not counted twice");
+        let refused = accounts.reserve(1000, 500, |room| Err::<((), u64), _>(does_not_fit("it", 400, room)));
+        assert!(refused.unwrap_err().message.contains("50 bytes are missing"));
+        drop(first);
+        assert_eq!(accounts.room(1000, 1000), 950);
+    }
+}
