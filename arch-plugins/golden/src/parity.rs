@@ -115,7 +115,7 @@ pub fn check_ranks<D: Decoder + 'static>(
 }
 
 /// Names a group of ranks; no two in this process are alike.
-fn group_id() -> [u8; 128] {
+pub fn group_id() -> [u8; 128] {
     static GROUPS: AtomicU64 = AtomicU64::new(1);
     let mut id = [0; 128];
     id[..8].copy_from_slice(&GROUPS.fetch_add(1, Ordering::Relaxed).to_le_bytes());

@@ -152,7 +152,8 @@ impl PositionTable {
         for (n, &(row, column)) in order.iter().enumerate() {
             let (row, column) = if made(Mistake::RasterPositions) { (n / grid.width, n % grid.width) } else { (row, column) };
             if made(Mistake::SequentialPositions) {
-                out.extend_from_slice(&self.values[n * self.width..(n + 1) * self.width]);
+                let entry = n % (self.side * self.side) * self.width;
+                out.extend_from_slice(&self.values[entry..entry + self.width]);
                 continue;
             }
             let ((y0, y1, dy), (x0, x1, dx)) = (rows[row], columns[column]);
