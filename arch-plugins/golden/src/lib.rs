@@ -17,7 +17,7 @@ mod text;
 
 pub use fixture::{Expected, Fixture, fixtures};
 pub use gguf::{Value as GgufValue, write_gguf};
-pub use parity::{group_id, check_batch, check_fork, check_pieces, check_ranks};
+pub use parity::{check_batch, check_fork, check_pieces, check_ranks, group_id};
 pub use report::{Distance, Report};
 pub use session::{Session, Tokens};
 pub use text::{check_bf16, check_greedy, check_logits, check_quantized, check_stages, likeliest, values};

@@ -140,6 +140,9 @@ fn last_of_each<D: Decoder>(decoder: &D, states: &mut [D::State], rows: &[&[u32]
 
 fn same(report: &mut Report, stage: &str, got: &[Vec<f32>], expected: &[Vec<f32>]) {
     report.holds(stage, got == expected, || {
-        format!("not the same bits; largest difference {:.2e}", Distance::between(&got.concat(), &expected.concat()).max)
+        format!(
+            "not the same bits; largest difference {:.2e}",
+            Distance::between(&got.concat(), &expected.concat()).max
+        )
     });
 }

@@ -31,7 +31,8 @@ pub fn check_logits<D: Decoder>(fixture: &Fixture, decoder: &D) -> Report {
                 let steps = fixture.tensor(&key).expect("a listed key exists").shape[0];
                 let mut session = Session::new(decoder);
                 session.last(&ids[..from]);
-                let rows: Vec<Vec<f32>> = ids[from..from + steps].iter().map(|id| session.last(&[*id][..])).collect();
+                let rows: Vec<Vec<f32>> =
+                    ids[from..from + steps].iter().map(|id| session.last(&[*id][..])).collect();
                 report.tensors(&key, &rows.concat(), &expected(), limit);
             }
             ["f32", "chunked", pieces, "last"] => {
@@ -128,7 +129,9 @@ pub fn check_bf16<D: Decoder>(fixture: &Fixture, decoder: &D) -> Report {
         let agree = got.iter().zip(expected.rows()).filter(|(x, y)| likeliest(x) == likeliest(y)).count();
         let share = agree as f64 / got.len() as f64;
         let least = limit("top1_agree");
-        report.holds(&format!("{key} in bf16, top-1"), share >= least, || format!("{share} of the rows, not {least}"));
+        report.holds(&format!("{key} in bf16, top-1"), share >= least, || {
+            format!("{share} of the rows, not {least}")
+        });
     }
     report
 }
@@ -160,7 +163,9 @@ pub fn check_quantized<D: Decoder>(
         let distance = Distance::between(&got, &expected);
         let limit = (steps * sensitivity).min(spread);
         report.at_most(&format!("{} against plain, rms", scheme.name()), distance.rms, limit);
-        report.holds(&format!("{} quantizes something", scheme.name()), distance.rms > 0.0, || "same bits".into());
+        report.holds(&format!("{} quantizes something", scheme.name()), distance.rms > 0.0, || {
+            "same bits".into()
+        });
     }
     report
 }

@@ -94,7 +94,8 @@ impl DecoderLayer {
             .iter_mut()
             .map(|row| KvRow { cache: &mut *row.state, offset: row.offset, len: row.len })
             .collect();
-        let y = self.attention.forward(&self.input_norm.forward(x)?, angles, index, &mut rows, trace, scope)?;
+        let y =
+            self.attention.forward(&self.input_norm.forward(x)?, angles, index, &mut rows, trace, scope)?;
         let (x, y) = self.post_norm.add_forward(x, &y)?;
         Ok((x + self.ffn.forward(&y, trace, scope)?)?)
     }

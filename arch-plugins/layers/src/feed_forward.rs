@@ -8,6 +8,7 @@ use crate::moe::SparseMoe;
 use crate::trace::Trace;
 
 /// Either kind; a model may have both, layer by layer.
+#[allow(clippy::large_enum_variant, reason = "one per layer, never moved after loading")]
 #[derive(Clone)]
 pub enum FeedForward {
     /// SwiGLU.

@@ -118,7 +118,10 @@ impl CausalConv {
             )));
         }
         let kept: Vec<usize> = channels.iter().cloned().flatten().collect();
-        let taps = (0..kernel).flat_map(|tap| kept.iter().map(move |c| c * kernel + tap)).map(|at| stored[at]).collect();
+        let taps = (0..kernel)
+            .flat_map(|tap| kept.iter().map(move |c| c * kernel + tap))
+            .map(|at| stored[at])
+            .collect();
         Ok(Self { taps, kernel, channels: kept.len() })
     }
 
@@ -126,14 +129,25 @@ impl CausalConv {
     ///
     /// `mixed` is `[tokens, channels]`; `rows[i]` are the tokens of the sequence that owns `states[i]`.
     /// Returns f32 `[tokens, channels]`.
-    pub fn forward(&self, mixed: &Tensor, rows: &[Range<usize>], states: &mut [&mut DeltaState]) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        mixed: &Tensor,
+        rows: &[Range<usize>],
+        states: &mut [&mut DeltaState],
+    ) -> Result<Tensor> {
         let (tokens, channels) = mixed.dims2()?;
         debug_assert_eq!(channels, self.channels, "one tap row per channel");
         let input = slice::to_vec(mixed)?;
         let mut out = vec![0f32; tokens * channels];
         for (row, state) in rows.iter().zip(states) {
             let span = row.start * channels..row.end * channels;
-            kernel::causal_conv(&self.taps, self.kernel, &input[span.clone()], &mut state.conv, &mut out[span]);
+            kernel::causal_conv(
+                &self.taps,
+                self.kernel,
+                &input[span.clone()],
+                &mut state.conv,
+                &mut out[span],
+            );
         }
         Ok(Tensor::from_vec(out, (tokens, channels), mixed.device())?)
     }
@@ -156,7 +170,11 @@ impl Gates {
             let values = w.raw(name)?.to_f32();
             let part = values.get(heads.clone()).map(<[f32]>::to_vec);
             part.ok_or_else(|| {
-                Error::InvalidInput(format!("{} has {} values, heads {heads:?} are missing", w.name(name), values.len()))
+                Error::InvalidInput(format!(
+                    "{} has {} values, heads {heads:?} are missing",
+                    w.name(name),
+                    values.len()
+                ))
             })
         };
         let decay_rate = if w.contains("decay_rate") {

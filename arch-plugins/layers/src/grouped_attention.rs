@@ -52,7 +52,16 @@ impl GroupedAttention {
         let norm = |name, eps| RmsNorm::load(&w.pp(name), head_dim, eps, Scale::Plain);
         let norms = |eps| Ok::<_, crate::Error>((norm("q_norm", eps)?, norm("k_norm", eps)?));
         Ok(Self {
-            qkv: QkvLinear::load(w, hidden_size, &split, heads, kv_heads, head_dim, head_dim, config.qkv_bias)?,
+            qkv: QkvLinear::load(
+                w,
+                hidden_size,
+                &split,
+                heads,
+                kv_heads,
+                head_dim,
+                head_dim,
+                config.qkv_bias,
+            )?,
             head_norms: config.head_norm_eps.map(norms).transpose()?,
             o_proj: Linear::columns(&w.pp("o_proj"), heads * head_dim, hidden_size, columns, config.o_bias)?,
             heads: split.heads.len(),

@@ -50,7 +50,8 @@ pub struct SparseMoe {
 impl SparseMoe {
     /// The scope holds `gate`, `experts` and, with a shared expert, `shared_expert` and `shared_expert_gate`.
     pub fn load(w: &Weights, config: &MoeConfig) -> Result<Self> {
-        let shared = config.shared_size.map(|size| SharedExpert::load(w, config.hidden_size, size)).transpose()?;
+        let shared =
+            config.shared_size.map(|size| SharedExpert::load(w, config.hidden_size, size)).transpose()?;
         Ok(Self {
             router: Router::load(&w.pp("gate"), config)?,
             experts: load_experts(&w.pp("experts"), config)?,
@@ -225,7 +226,12 @@ fn load_experts(w: &Weights, config: &MoeConfig) -> Result<Vec<Expert>> {
             Ok(Expert {
                 gate: Linear::from_raw(&gate.index(e)?, std::slice::from_ref(&slice), 0..hidden, w)?,
                 up: Linear::from_raw(&up.index(e)?, std::slice::from_ref(&slice), 0..hidden, w)?,
-                down: Linear::from_raw(&down.index(e)?, std::slice::from_ref(&(0..hidden)), slice.clone(), w)?,
+                down: Linear::from_raw(
+                    &down.index(e)?,
+                    std::slice::from_ref(&(0..hidden)),
+                    slice.clone(),
+                    w,
+                )?,
             })
         };
         return (0..config.experts).map(expert).collect();

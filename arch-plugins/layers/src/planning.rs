@@ -31,7 +31,8 @@ pub fn weight_bytes(
         let (shape, stored) = (w.shape(name)?, w.stored(name)?);
         let values: usize = shape.iter().product();
         let columns = shape.last().copied().unwrap_or(1);
-        let quantized = scheme.filter(|_| stored.is_dense() && is_linear(name)).and_then(|s| s.stored(columns));
+        let quantized =
+            scheme.filter(|_| stored.is_dense() && is_linear(name)).and_then(|s| s.stored(columns));
         let kept = quantized.unwrap_or(stored);
         let bytes = (values / kept.block_len() * kept.block_bytes() / options.world.max(1)) as u64;
         sum.total += bytes;

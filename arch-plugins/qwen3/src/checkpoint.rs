@@ -20,7 +20,11 @@ impl Checkpoint {
         let config = match w.gguf() {
             Some(metadata) => {
                 let table = w.shape("model.embed_tokens.weight")?;
-                Config::from_gguf(metadata, table.first().copied().unwrap_or(0), !w.contains("lm_head.weight"))?
+                Config::from_gguf(
+                    metadata,
+                    table.first().copied().unwrap_or(0),
+                    !w.contains("lm_head.weight"),
+                )?
             }
             None => Config::from_json(config)?,
         };

@@ -62,11 +62,13 @@ impl Config {
     /// # Errors
     /// InvalidInput if it contradicts itself, Unsupported if it asks for something this implementation does not do.
     pub fn from_json(text: &str) -> Result<Self> {
-        let json: Value = serde_json::from_str(text).map_err(|e| invalid(format!("config.json is not valid JSON: {e}")))?;
-        let mut object = json.as_object().cloned().ok_or_else(|| invalid("config.json is not an object".into()))?;
+        let json: Value =
+            serde_json::from_str(text).map_err(|e| invalid(format!("config.json is not valid JSON: {e}")))?;
+        let mut object =
+            json.as_object().cloned().ok_or_else(|| invalid("config.json is not an object".into()))?;
         object.retain(|_, value| !value.is_null());
-        let raw: Raw =
-            serde_json::from_value(Value::Object(object.clone())).map_err(|e| invalid(format!("config.json: {e}")))?;
+        let raw: Raw = serde_json::from_value(Value::Object(object.clone()))
+            .map_err(|e| invalid(format!("config.json: {e}")))?;
         let mixture = object.get("model_type").and_then(Value::as_str) == Some("qwen3_moe");
         let default_head_dim = if mixture { raw.hidden_size / raw.num_attention_heads.max(1) } else { 128 };
         let rotary = RotaryConfig::from_json(&object, raw.head_dim.unwrap_or(default_head_dim))?;
@@ -77,7 +79,10 @@ impl Config {
     /// the head.
     pub fn from_gguf(metadata: &Metadata, vocab_size: usize, tied: bool) -> Result<Self> {
         let size = |key: &str| {
-            metadata.size(key).filter(|&n| n > 0).ok_or_else(|| invalid(format!("the GGUF does not say its {key}")))
+            metadata
+                .size(key)
+                .filter(|&n| n > 0)
+                .ok_or_else(|| invalid(format!("the GGUF does not say its {key}")))
         };
         let heads = size("attention.head_count")?;
         let hidden_size = size("embedding_length")?;
@@ -126,7 +131,9 @@ impl Config {
 
     /// Tokens layer `i` looks back at, if not all.
     pub fn window_of(&self, i: usize) -> Option<usize> {
-        self.window.as_ref().and_then(|(size, layers)| layers.get(i).copied().unwrap_or(false).then_some(*size))
+        self.window
+            .as_ref()
+            .and_then(|(size, layers)| layers.get(i).copied().unwrap_or(false).then_some(*size))
     }
 
     fn check(self) -> Result<Self> {
@@ -245,7 +252,9 @@ impl Raw {
         let Some(size) = self.sliding_window.filter(|_| self.use_sliding_window) else {
             let windowed = |kind: &String| kind == "sliding_attention";
             if self.layer_types.as_ref().is_some_and(|types| types.iter().any(windowed)) {
-                return Err(invalid("layer_types names sliding_attention, but use_sliding_window is off".into()));
+                return Err(invalid(
+                    "layer_types names sliding_attention, but use_sliding_window is off".into(),
+                ));
             }
             return Ok(None);
         };

@@ -38,7 +38,12 @@ impl Architecture for Qwen3 {
         Ok(plan::plan(&Checkpoint::new(source.config, &weights)?, &weights, options)?)
     }
 
-    fn load(&self, source: &Source<'_>, options: &Options<'_>, progress: &Progress<'_>) -> Result<Self::Model> {
+    fn load(
+        &self,
+        source: &Source<'_>,
+        options: &Options<'_>,
+        progress: &Progress<'_>,
+    ) -> Result<Self::Model> {
         let checkpoint = Checkpoint::new(source.config, &serving::headers(source)?)?;
         let facts = Facts {
             vocab_size: checkpoint.config.vocab_size,

@@ -15,7 +15,8 @@ pub fn plan(checkpoint: &Checkpoint, w: &Weights, options: &Options<'_>) -> Resu
     let is_linear = |name: &str| !plain.iter().any(|end| name.ends_with(end));
     let weights = weight_bytes(w, options, &checkpoint.unused(), is_linear)?;
     let expert = config.mixture.as_ref().map_or(0, |m| m.expert_size * m.experts_per_token);
-    let inner = config.intermediate_size.max(expert).max(config.heads * config.head_dim) / options.world.max(1);
+    let inner =
+        config.intermediate_size.max(expert).max(config.heads * config.head_dim) / options.world.max(1);
     let kv_heads = config.kv_heads.div_ceil(options.world.max(1));
     let kv = KvShape { layers: config.layers, kv_heads, head_dim: config.head_dim };
     Ok(Plan {

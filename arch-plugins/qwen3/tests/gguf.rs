@@ -36,7 +36,8 @@ fn metadata(config: &Value) -> Vec<(&'static str, GgufValue)> {
     let epsilon = GgufValue::F32(config["rms_norm_eps"].as_f64().expect("an epsilon") as f32);
     let mixture = config["model_type"] == "qwen3_moe";
     let architecture = if mixture { "qwen3moe" } else { "qwen3" };
-    let experts = config["num_experts"].as_u64().or_else(|| config["num_local_experts"].as_u64()).unwrap_or(0);
+    let experts =
+        config["num_experts"].as_u64().or_else(|| config["num_local_experts"].as_u64()).unwrap_or(0);
     let mut metadata = vec![("general.architecture", GgufValue::String(architecture.into()))];
     let mut add = |dense, moe, value| metadata.push((if mixture { moe } else { dense }, value));
     add("qwen3.block_count", "qwen3moe.block_count", number("num_hidden_layers"));
@@ -51,7 +52,11 @@ fn metadata(config: &Value) -> Vec<(&'static str, GgufValue)> {
     add("qwen3.rope.freq_base", "qwen3moe.rope.freq_base", theta);
     add("qwen3.expert_count", "qwen3moe.expert_count", GgufValue::U32(experts as u32));
     add("qwen3.expert_used_count", "qwen3moe.expert_used_count", number("num_experts_per_tok"));
-    add("qwen3.expert_feed_forward_length", "qwen3moe.expert_feed_forward_length", number("moe_intermediate_size"));
+    add(
+        "qwen3.expert_feed_forward_length",
+        "qwen3moe.expert_feed_forward_length",
+        number("moe_intermediate_size"),
+    );
     metadata
 }
 
@@ -84,10 +89,14 @@ fn tensors(fixture: &Fixture, config: &Value) -> Vec<(String, Tensor)> {
             out.extend(tensor.map(|tensor| (format!("blk.{i}.{ours}.weight"), tensor)));
         }
         for part in ["gate", "up", "down"] {
-            let experts: Vec<Tensor> =
-                (0..).map_while(|e| find(&format!("model.layers.{i}.mlp.experts.{e}.{part}_proj.weight"))).collect();
+            let experts: Vec<Tensor> = (0..)
+                .map_while(|e| find(&format!("model.layers.{i}.mlp.experts.{e}.{part}_proj.weight")))
+                .collect();
             if !experts.is_empty() {
-                out.push((format!("blk.{i}.ffn_{part}_exps.weight"), Tensor::stack(&experts, 0).expect("a stack")));
+                out.push((
+                    format!("blk.{i}.ffn_{part}_exps.weight"),
+                    Tensor::stack(&experts, 0).expect("a stack"),
+                ));
             }
         }
     }

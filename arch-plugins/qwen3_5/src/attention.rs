@@ -1,8 +1,8 @@
 //! The full mixer: grouped-query attention with normalised queries and keys, partial rotary embedding, and a
 //! sigmoid gate on its output.
 
-use layers::attention::{self, KvRow};
 use layers::activation::sigmoid_mul;
+use layers::attention::{self, KvRow};
 use layers::linear::{Bias, HeadSplit, Linear, QkvLinear};
 use layers::norm::{RmsNorm, Scale};
 use layers::rotary::Angles;

@@ -96,7 +96,8 @@ impl Model {
         };
         let Some(processor) = &self.processor else {
             return Err(Error::Unsupported(
-                "this checkpoint has no preprocessor_config.json, which says how its images are prepared".into(),
+                "this checkpoint has no preprocessor_config.json, which says how its images are prepared"
+                    .into(),
             ));
         };
         Ok((tower, processor))

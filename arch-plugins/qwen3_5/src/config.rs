@@ -174,16 +174,20 @@ impl Config {
     /// InvalidInput if it is not a configuration of this family or contradicts itself; Unsupported if it asks for something
     /// this implementation does not do.
     pub fn from_json(text: &str) -> Result<Self> {
-        let json: Value = serde_json::from_str(text).map_err(|e| invalid(format!("config.json is not valid JSON: {e}")))?;
+        let json: Value =
+            serde_json::from_str(text).map_err(|e| invalid(format!("config.json is not valid JSON: {e}")))?;
         let nested = json.get("text_config").filter(|value| !value.is_null());
         let core = nested.unwrap_or(&json);
         let raw: RawText = parse("config.json", core)?;
-        let tied = flag(&json, "tie_word_embeddings").or_else(|| flag(core, "tie_word_embeddings")).unwrap_or(false);
+        let tied =
+            flag(&json, "tie_word_embeddings").or_else(|| flag(core, "tie_word_embeddings")).unwrap_or(false);
         let mixture = json["model_type"].as_str().is_some_and(|name| name.contains("moe"));
 
         let text_only = nested.is_none() || flag(&json, "language_model_only").unwrap_or(false);
         let vision = match json.get("vision_config") {
-            Some(value) if !text_only && !value.is_null() => Some(parse::<RawVision>("vision_config", value)?.check()?),
+            Some(value) if !text_only && !value.is_null() => {
+                Some(parse::<RawVision>("vision_config", value)?.check()?)
+            }
             _ => None,
         };
         let text = raw.check(core, mixture, tied)?;
@@ -208,16 +212,21 @@ impl Config {
         let draft_layers = metadata.size("nextn_predict_layers").unwrap_or(0);
         let value_heads = size("ssm.time_step_rank")?;
         let head_dim = size("attention.key_length")?;
-        let sections = metadata.integers("rope.dimension_sections").ok_or_else(|| missing("rope.dimension_sections"))?;
+        let sections =
+            metadata.integers("rope.dimension_sections").ok_or_else(|| missing("rope.dimension_sections"))?;
         let [time, height, width] = match sections[..] {
             [time, height, width] | [time, height, width, 0] => [time, height, width].map(|n| n as usize),
             _ => return Err(unsupported(format!("rope.dimension_sections {sections:?}"))),
         };
-        let mut rotary =
-            RotaryConfig::plain(metadata.float("rope.freq_base").ok_or_else(|| missing("rope.freq_base"))?, head_dim);
+        let mut rotary = RotaryConfig::plain(
+            metadata.float("rope.freq_base").ok_or_else(|| missing("rope.freq_base"))?,
+            head_dim,
+        );
         rotary.rotary_dim = size("rope.dimension_count")?;
         if let Some(kind) = metadata.string("rope.scaling.type").filter(|kind| *kind != "none") {
-            return Err(unsupported(format!("rope.scaling.type \"{kind}\", which is served from safetensors only")));
+            return Err(unsupported(format!(
+                "rope.scaling.type \"{kind}\", which is served from safetensors only"
+            )));
         }
         let mut layers = size("block_count")?;
         layers = layers.checked_sub(draft_layers).filter(|&n| n > 0).ok_or_else(|| missing("block_count"))?;
@@ -335,7 +344,10 @@ impl Default for RawText {
 impl RawText {
     fn check(self, core: &Value, mixture: bool, tie_word_embeddings: bool) -> Result<TextConfig> {
         if self.hidden_act != "silu" {
-            return Err(unsupported(format!("hidden_act \"{}\"; this family uses \"silu\"", self.hidden_act)));
+            return Err(unsupported(format!(
+                "hidden_act \"{}\"; this family uses \"silu\"",
+                self.hidden_act
+            )));
         }
         if !self.attn_output_gate {
             return Err(unsupported("attn_output_gate false; this family gates its attention".into()));
@@ -356,7 +368,8 @@ impl RawText {
     fn layers(&self) -> Result<Vec<LayerKind>> {
         let Some(types) = &self.layer_types else {
             let interval = positive("full_attention_interval", self.full_attention_interval)?;
-            let kind = |i: usize| if (i + 1).is_multiple_of(interval) { LayerKind::Full } else { LayerKind::Linear };
+            let kind =
+                |i: usize| if (i + 1).is_multiple_of(interval) { LayerKind::Full } else { LayerKind::Linear };
             return Ok((0..positive("num_hidden_layers", self.num_hidden_layers)?).map(kind).collect());
         };
         if types.len() != self.num_hidden_layers {
@@ -405,7 +418,9 @@ impl RawText {
         let experts = positive("num_experts", self.num_experts.or(self.num_local_experts).unwrap_or(256))?;
         let experts_per_token = positive("num_experts_per_tok", self.num_experts_per_tok)?;
         if experts_per_token > experts {
-            return Err(invalid(format!("num_experts_per_tok is {experts_per_token}, num_experts only {experts}")));
+            return Err(invalid(format!(
+                "num_experts_per_tok is {experts_per_token}, num_experts only {experts}"
+            )));
         }
         Ok(FfnConfig::Mixture {
             experts,
@@ -420,7 +435,8 @@ impl RawText {
 fn rotary(core: &Value, head_dim: usize) -> Result<(RotaryConfig, [usize; 3])> {
     let object = core.as_object().ok_or_else(|| invalid("the configuration is not an object".into()))?;
     let rope = ["rope_parameters", "rope_scaling"].iter().find_map(|key| object.get(*key)?.as_object());
-    let says = |key: &str| rope.and_then(|rope| rope.get(key)).or_else(|| object.get(key)).filter(|v| !v.is_null());
+    let says =
+        |key: &str| rope.and_then(|rope| rope.get(key)).or_else(|| object.get(key)).filter(|v| !v.is_null());
     if says("mrope_interleaved").and_then(Value::as_bool) == Some(false) {
         return Err(unsupported("mrope_interleaved false; this family interleaves its axes".into()));
     }
@@ -480,7 +496,10 @@ impl RawVision {
             return Err(unsupported("deepstack_visual_indexes; this family has none".into()));
         }
         if self.in_channels != 3 {
-            return Err(unsupported(format!("vision_config.in_channels {}; images have 3", self.in_channels)));
+            return Err(unsupported(format!(
+                "vision_config.in_channels {}; images have 3",
+                self.in_channels
+            )));
         }
         let activation = match self.hidden_act.as_str() {
             "gelu_pytorch_tanh" => Gelu::Tanh,

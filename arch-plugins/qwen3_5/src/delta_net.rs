@@ -42,9 +42,27 @@ impl GatedDeltaNet {
         Ok(Self {
             dims: whole.on_rank(layout, comm.world()),
             in_proj_qkv: Linear::rows(&w.pp("in_proj_qkv"), hidden, channels, &qkv, Bias::None)?,
-            in_proj_z: Linear::rows(&w.pp("in_proj_z"), hidden, all_values, std::slice::from_ref(&values), Bias::None)?,
-            in_proj_b: Linear::rows(&w.pp("in_proj_b"), hidden, whole.value_heads, std::slice::from_ref(&heads), Bias::None)?,
-            in_proj_a: Linear::rows(&w.pp("in_proj_a"), hidden, whole.value_heads, std::slice::from_ref(&heads), Bias::None)?,
+            in_proj_z: Linear::rows(
+                &w.pp("in_proj_z"),
+                hidden,
+                all_values,
+                std::slice::from_ref(&values),
+                Bias::None,
+            )?,
+            in_proj_b: Linear::rows(
+                &w.pp("in_proj_b"),
+                hidden,
+                whole.value_heads,
+                std::slice::from_ref(&heads),
+                Bias::None,
+            )?,
+            in_proj_a: Linear::rows(
+                &w.pp("in_proj_a"),
+                hidden,
+                whole.value_heads,
+                std::slice::from_ref(&heads),
+                Bias::None,
+            )?,
             conv: CausalConv::load(&w.pp("conv1d"), whole.conv_kernel, &qkv)?,
             gates: Gates::load(w, heads)?,
             norm: GatedRmsNorm::load(&w.pp("norm"), whole.value_dim, config.rms_norm_eps)?,
@@ -72,9 +90,18 @@ impl GatedDeltaNet {
         let y = self.norm.forward(&core.to_dtype(x.dtype())?, &z)?.flatten_from(1)?;
         let out = self.out_proj.forward(&y)?;
 
-        let tapped =
-            [("mixed_qkv", &mixed), ("z", &z), ("b", &b), ("a", &a), ("conv_out", &conv), ("beta", &beta), ("g", &decay)];
-        for (name, tensor) in tapped.into_iter().chain([("core_out", &core), ("gated_norm", &y), ("out", &out)]) {
+        let tapped = [
+            ("mixed_qkv", &mixed),
+            ("z", &z),
+            ("b", &b),
+            ("a", &a),
+            ("conv_out", &conv),
+            ("beta", &beta),
+            ("g", &decay),
+        ];
+        for (name, tensor) in
+            tapped.into_iter().chain([("core_out", &core), ("gated_norm", &y), ("out", &out)])
+        {
             trace.tap(|| format!("{scope}/linear/{name}"), || Ok(tensor.clone()))?;
         }
         self.tap_state(states, trace, scope)?;
@@ -136,6 +163,7 @@ impl Part {
 }
 
 fn four(tensors: Vec<Tensor>) -> Result<[Tensor; 4]> {
-    tensors.try_into().map_err(|_| Error::Internal("a group of four linears did not give four results".into()))
+    tensors
+        .try_into()
+        .map_err(|_| Error::Internal("a group of four linears did not give four results".into()))
 }
-

@@ -95,14 +95,16 @@ impl ImageProcessor {
             min_pixels: number(&["/size/shortest_edge", "/size/min_pixels", "/min_pixels"], 56 * 56),
             max_pixels: number(&["/size/longest_edge", "/size/max_pixels", "/max_pixels"], 28 * 28 * 1280),
             mean: colours("image_mean", [0.481_454_66, 0.457_827_5, 0.408_210_73]),
-            std: colours("image_std", [0.268_629_54, 0.261_302_58, 0.275_777_11]),
+            std: colours("image_std", [0.268_629_54, 0.261_302_6, 0.275_777_1]),
         };
         processor.check()
     }
 
     fn check(self) -> Result<Self> {
         if self.patch_size * self.temporal_patch_size * self.merge_size == 0 {
-            return Err(invalid("preprocessor_config.json: patch_size, temporal_patch_size and merge_size must be at least 1"));
+            return Err(invalid(
+                "preprocessor_config.json: patch_size, temporal_patch_size and merge_size must be at least 1",
+            ));
         }
         if self.std.contains(&0.0) {
             return Err(invalid("preprocessor_config.json: image_std must not contain 0"));

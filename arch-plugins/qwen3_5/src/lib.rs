@@ -50,7 +50,12 @@ impl Architecture for Qwen35 {
         Ok(plan::plan(&checkpoint(source, options, &weights)?, &weights, options)?)
     }
 
-    fn load(&self, source: &Source<'_>, options: &Options<'_>, progress: &Progress<'_>) -> Result<Self::Model> {
+    fn load(
+        &self,
+        source: &Source<'_>,
+        options: &Options<'_>,
+        progress: &Progress<'_>,
+    ) -> Result<Self::Model> {
         let checkpoint = checkpoint(source, options, &serving::headers(source)?)?;
         let text = &checkpoint.config.text;
         let facts = Facts {

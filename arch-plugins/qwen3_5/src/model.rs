@@ -50,6 +50,7 @@ struct Layer {
     ffn: FeedForward,
 }
 
+#[allow(clippy::large_enum_variant, reason = "one per layer, never moved after loading")]
 enum Mixer {
     /// `index` counts the layers with a KV cache.
     Full { attention: GatedAttention, index: usize },
@@ -119,7 +120,8 @@ impl Mixer {
             }
             Mixer::Linear { delta_net, index } => {
                 let spans: Vec<_> = rows.iter().map(|row| row.offset..row.offset + row.len).collect();
-                let mut states: Vec<&mut DeltaState> = rows.iter_mut().map(|row| &mut row.state.delta[*index]).collect();
+                let mut states: Vec<&mut DeltaState> =
+                    rows.iter_mut().map(|row| &mut row.state.delta[*index]).collect();
                 delta_net.forward(x, &spans, &mut states, trace, scope)
             }
         }
@@ -142,7 +144,9 @@ impl Qwen3_5 {
                 }
                 let at = row.offset + first - row.position;
                 pieces.push(x.narrow(0, done, at - done)?);
-                pieces.push(image.embeddings.narrow(0, first - image.position, last - first)?.to_dtype(x.dtype())?);
+                pieces.push(
+                    image.embeddings.narrow(0, first - image.position, last - first)?.to_dtype(x.dtype())?,
+                );
                 done = at + last - first;
                 self.expect_placeholders(&batch.tokens[at..done])?;
             }
@@ -221,7 +225,8 @@ impl Qwen3_5 {
         conventions: Conventions,
     ) -> Result<Self> {
         let placement = core.placement();
-        let split = HeadSplit::of(config.attention.heads, config.attention.kv_heads, placement.comm.as_ref())?;
+        let split =
+            HeadSplit::of(config.attention.heads, config.attention.kv_heads, placement.comm.as_ref())?;
         let layers = (0..config.layers.len())
             .map(|i| Layer::load(&core.pp("layers").pp(i), config, i, &split, conventions))
             .collect::<Result<Vec<_>>>()?;
@@ -236,7 +241,12 @@ impl Qwen3_5 {
             rotary: Rotary::new(&config.attention.rotary, Pairs::Halves)?,
             mrope_section: config.attention.mrope_section,
             images,
-            state: StateShape::of(config, split.kv_heads.len(), conventions.value_heads, placement.comm.world()),
+            state: StateShape::of(
+                config,
+                split.kv_heads.len(),
+                conventions.value_heads,
+                placement.comm.world(),
+            ),
             embed_tokens,
             layers,
             lm_head,
@@ -245,10 +255,17 @@ impl Qwen3_5 {
 }
 
 impl Layer {
-    fn load(w: &Weights, config: &TextConfig, i: usize, split: &HeadSplit, conventions: Conventions) -> Result<Self> {
+    fn load(
+        w: &Weights,
+        config: &TextConfig,
+        i: usize,
+        split: &HeadSplit,
+        conventions: Conventions,
+    ) -> Result<Self> {
         let kind = config.layers[i];
         let index = config.layers[..i].iter().filter(|&&earlier| earlier == kind).count();
-        let norm = |name| RmsNorm::load(&w.pp(name), config.hidden_size, config.rms_norm_eps, conventions.norm);
+        let norm =
+            |name| RmsNorm::load(&w.pp(name), config.hidden_size, config.rms_norm_eps, conventions.norm);
         Ok(Self {
             input_norm: norm("input_layernorm")?,
             mixer: match kind {
@@ -275,8 +292,14 @@ fn feed_forward(w: &Weights, config: &TextConfig) -> Result<FeedForward> {
         }
         FfnConfig::Mixture { experts, experts_per_token, expert_size, shared_size } => {
             let shared_size = Some(shared_size);
-            let mixture =
-                MoeConfig { hidden_size, experts, experts_per_token, expert_size, renormalise: true, shared_size };
+            let mixture = MoeConfig {
+                hidden_size,
+                experts,
+                experts_per_token,
+                expert_size,
+                renormalise: true,
+                shared_size,
+            };
             Ok(FeedForward::Mixture(SparseMoe::load(w, &mixture)?))
         }
     }

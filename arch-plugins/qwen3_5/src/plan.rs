@@ -15,7 +15,9 @@ pub fn plan(checkpoint: &Checkpoint, w: &Weights, options: &Options<'_>) -> Resu
     let (text, world) = (&checkpoint.config.text, options.world.max(1));
     let plain = ["norm.weight", "embed_tokens.weight", "gate.weight", "conv1d.weight", "pos_embed.weight"];
     let is_linear = |name: &str| {
-        !name.contains("norm") && !name.contains("patch_embed") && !plain.iter().any(|end| name.ends_with(end))
+        !name.contains("norm")
+            && !name.contains("patch_embed")
+            && !plain.iter().any(|end| name.ends_with(end))
     };
     let unused = checkpoint.unused();
     let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
@@ -26,7 +28,8 @@ pub fn plan(checkpoint: &Checkpoint, w: &Weights, options: &Options<'_>) -> Resu
             experts_per_token * expert_size + shared_size
         }
     };
-    let inner = ffn.max(2 * text.attention.heads * text.attention.head_dim).max(2 * text.linear.channels()) / world;
+    let inner =
+        ffn.max(2 * text.attention.heads * text.attention.head_dim).max(2 * text.linear.channels()) / world;
     let kv_heads = text.attention.kv_heads.div_ceil(world);
     let state = StateShape::of(text, kv_heads, checkpoint.conventions.value_heads, world);
     let eyes = checkpoint.config.vision.as_ref().zip(checkpoint.processor.as_ref());

@@ -83,7 +83,8 @@ impl Counter {
             self.position += 1;
             return [position; 3];
         };
-        let (row, column) = ((index - image.start) / image.grid.width, (index - image.start) % image.grid.width);
+        let (row, column) =
+            ((index - image.start) / image.grid.width, (index - image.start) % image.grid.width);
         let begin = self.position;
         if self.tokens == image.span().end {
             self.position += if made(Mistake::AdvanceByTokens) {

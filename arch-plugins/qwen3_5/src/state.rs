@@ -91,7 +91,11 @@ impl SequenceState for State {
     }
 
     fn bytes(&self) -> u64 {
-        let delta: usize = self.delta.iter().map(|state| size_of_val(&state.conv[..]) + size_of_val(&state.recurrent[..])).sum();
+        let delta: usize = self
+            .delta
+            .iter()
+            .map(|state| size_of_val(&state.conv[..]) + size_of_val(&state.recurrent[..]))
+            .sum();
         self.kv.bytes() + delta as u64
     }
 }

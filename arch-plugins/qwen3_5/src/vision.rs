@@ -70,8 +70,10 @@ impl VisionTower {
         let inverse: Vec<f32> =
             (0..half / 2).map(|j| ROPE_THETA.powf(-2.0 * j as f64 / half as f64) as f32).collect();
         let still = made(Mistake::NoVisionRotary);
-        let turn = |at: usize| inverse.iter().map(move |inverse| if still { 0.0 } else { at as f32 * inverse });
-        let angles: Vec<f32> = order.iter().flat_map(|&(row, column)| turn(row).chain(turn(column))).collect();
+        let turn =
+            |at: usize| inverse.iter().map(move |inverse| if still { 0.0 } else { at as f32 * inverse });
+        let angles: Vec<f32> =
+            order.iter().flat_map(|&(row, column)| turn(row).chain(turn(column))).collect();
         Angles::from_angles(&angles, half)
     }
 
@@ -101,9 +103,11 @@ struct PatchEmbed {
 
 impl PatchEmbed {
     fn load(w: &Weights, config: &VisionConfig) -> Result<Self> {
-        let (d, c, t, p) = (config.hidden_size, config.channels, config.temporal_patch_size, config.patch_size);
+        let (d, c, t, p) =
+            (config.hidden_size, config.channels, config.temporal_patch_size, config.patch_size);
         let dtype = w.placement().dtype;
-        let weight = w.tensor("weight", &[d, c, t, p, p], dtype)?.reshape((d, c * t * p * p))?.t()?.contiguous()?;
+        let weight =
+            w.tensor("weight", &[d, c, t, p, p], dtype)?.reshape((d, c * t * p * p))?.t()?.contiguous()?;
         Ok(Self { weight, bias: w.tensor("bias", &[d], dtype)? })
     }
 
@@ -150,7 +154,8 @@ impl PositionTable {
         let columns: Vec<_> = (0..grid.width).map(|column| self.between(column, grid.width)).collect();
         let mut out = Vec::with_capacity(order.len() * self.width);
         for (n, &(row, column)) in order.iter().enumerate() {
-            let (row, column) = if made(Mistake::RasterPositions) { (n / grid.width, n % grid.width) } else { (row, column) };
+            let (row, column) =
+                if made(Mistake::RasterPositions) { (n / grid.width, n % grid.width) } else { (row, column) };
             if made(Mistake::SequentialPositions) {
                 let entry = n % (self.side * self.side) * self.width;
                 out.extend_from_slice(&self.values[entry..entry + self.width]);
@@ -164,7 +169,10 @@ impl PositionTable {
                 (y1 * self.side + x1, dy * dx),
             ];
             out.extend((0..self.width).map(|i| {
-                corners.iter().map(|&(entry, weight)| self.values[entry * self.width + i] * weight).sum::<f32>()
+                corners
+                    .iter()
+                    .map(|&(entry, weight)| self.values[entry * self.width + i] * weight)
+                    .sum::<f32>()
             }));
         }
         Ok(Tensor::from_vec(out, (order.len(), self.width), &placement.device)?.to_dtype(placement.dtype)?)
@@ -247,8 +255,18 @@ impl Block {
             qkv: Linear::rows(&w.pp("attn.qkv"), d, 3 * d, &thirds, Bias::Required)?,
             proj: if whole { Linear::replicated } else { Linear::row_parallel }(&proj, d, d, Bias::Required)?,
             norm2: LayerNorm::load(&w.pp("norm2"), d, NORM_EPS)?,
-            fc1: if whole { Linear::replicated } else { Linear::column_parallel }(&fc1, d, inner, Bias::Required)?,
-            fc2: if whole { Linear::replicated } else { Linear::row_parallel }(&fc2, inner, d, Bias::Required)?,
+            fc1: if whole { Linear::replicated } else { Linear::column_parallel }(
+                &fc1,
+                d,
+                inner,
+                Bias::Required,
+            )?,
+            fc2: if whole { Linear::replicated } else { Linear::row_parallel }(
+                &fc2,
+                inner,
+                d,
+                Bias::Required,
+            )?,
             heads: config.heads / split.world,
             head_dim: d / config.heads,
             activation: config.activation,

@@ -52,7 +52,8 @@ struct Shape {
 impl Shape {
     fn of(fixture: &Fixture) -> Self {
         let config: Value = serde_json::from_str(&fixture.config).expect("JSON");
-        let core = if config["text_config"].is_null() { config.clone() } else { config["text_config"].clone() };
+        let core =
+            if config["text_config"].is_null() { config.clone() } else { config["text_config"].clone() };
         let size = |key: &str| core[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize;
         Self {
             mixture: config["model_type"].as_str().is_some_and(|name| name.contains("moe")),
@@ -91,7 +92,9 @@ impl Shape {
             "linear_attn.A_log" => self.cycled(&tensor.exp().and_then(|t| t.neg()).expect("a rate"), 0, 0, 1),
             "linear_attn.out_proj.weight" => self.cycled(&tensor, 1, 0, width),
             "mlp.shared_expert_gate.weight" => tensor.squeeze(0).expect("squeezes"),
-            _ if part.ends_with("norm.weight") && part != "linear_attn.norm.weight" => (tensor + 1.0).expect("adds"),
+            _ if part.ends_with("norm.weight") && part != "linear_attn.norm.weight" => {
+                (tensor + 1.0).expect("adds")
+            }
             _ => tensor,
         }
     }
@@ -154,9 +157,13 @@ fn write(fixture: &Fixture, folder: &std::path::Path) -> std::path::PathBuf {
         }
     }
     // The draft head is one more block, which is not to be loaded.
-    tensors.push((format!("blk.{layers}.nextn.eh_proj.weight"), Tensor::zeros((4, 8), DType::F32, &Device::Cpu).expect("zeros")));
+    tensors.push((
+        format!("blk.{layers}.nextn.eh_proj.weight"),
+        Tensor::zeros((4, 8), DType::F32, &Device::Cpu).expect("zeros"),
+    ));
     let metadata = metadata(&shape);
-    let metadata: Vec<(&str, GgufValue)> = metadata.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    let metadata: Vec<(&str, GgufValue)> =
+        metadata.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     let path = folder.join("model.gguf");
     write_gguf(&path, &metadata, &tensors);
     path
@@ -168,7 +175,8 @@ fn metadata(shape: &Shape) -> Vec<(String, GgufValue)> {
     let number = |key: &str| core[key].as_u64().unwrap_or_else(|| panic!("{key}")) as u32;
     let rope = &core["rope_parameters"];
     let rotary = f64::from(number("head_dim")) * rope["partial_rotary_factor"].as_f64().expect("a factor");
-    let sections = rope["mrope_section"].as_array().expect("sections").iter().map(|n| n.as_u64().expect("a number"));
+    let sections =
+        rope["mrope_section"].as_array().expect("sections").iter().map(|n| n.as_u64().expect("a number"));
     let sections = sections.chain([0]).map(|n| GgufValue::I32(n as i32)).collect();
     let sizes = [
         ("block_count", number("num_hidden_layers") + 1),
@@ -192,7 +200,10 @@ fn metadata(shape: &Shape) -> Vec<(String, GgufValue)> {
     let mut add = |key: &str, value| metadata.push((format!("{architecture}.{key}"), value));
     add("rope.dimension_sections", GgufValue::Array(sections));
     add("rope.freq_base", GgufValue::F32(rope["rope_theta"].as_f64().expect("a base") as f32));
-    add("attention.layer_norm_rms_epsilon", GgufValue::F32(core["rms_norm_eps"].as_f64().expect("an epsilon") as f32));
+    add(
+        "attention.layer_norm_rms_epsilon",
+        GgufValue::F32(core["rms_norm_eps"].as_f64().expect("an epsilon") as f32),
+    );
     if shape.mixture {
         add("expert_count", GgufValue::U32(number("num_experts")));
         add("expert_used_count", GgufValue::U32(number("num_experts_per_tok")));

@@ -9,13 +9,13 @@ mod support;
 use arch_qwen3_5::checkpoint::Checkpoint;
 use arch_qwen3_5::config::Gelu;
 use golden::{Fixture, Report, check_logits, check_stages, fixtures};
+use layers::Tensor;
 use layers::gated_delta_net::{Form, KeyHeads};
 use layers::mistake::{self, Mistake};
 use layers::norm::Scale;
 use layers::placement::Placement;
 use layers::rotary::Scaling;
 use layers::weights::Weights;
-use layers::Tensor;
 use serde_json::Value;
 use support::{MODEL_TYPES, Subject, check_images, check_prompts};
 
@@ -48,16 +48,24 @@ fn mistakes() -> Vec<(&'static str, On, Way)> {
         ("positions in raster order", Vision, Switch(Mistake::RasterPositions)),
         ("no vision rotary", Vision, Switch(Mistake::NoVisionRotary)),
         ("plain norm instead of 1 + w", All, Says(|c| c.conventions.norm = Scale::Plain)),
-        ("plain norm in q_norm and k_norm", All, Reads(|t, _| less_one(t, &["q_norm.weight", "k_norm.weight"]))),
+        (
+            "plain norm in q_norm and k_norm",
+            All,
+            Reads(|t, _| less_one(t, &["q_norm.weight", "k_norm.weight"])),
+        ),
         ("1 + w in linear_attn.norm", All, Reads(|t, _| more_one(t, "linear_attn.norm.weight"))),
         ("query and gate in two blocks", All, Reads(|t, c| q_rows(t, c, two_blocks))),
         ("gate before query", All, Reads(|t, c| q_rows(t, c, gate_first))),
         ("no gate", All, Reads(no_gate)),
         ("silu gate", All, Switch(Mistake::SiluGate)),
-        ("rotary over all dims", All, Says(|c| {
-            let attention = &mut c.config.text.attention;
-            attention.rotary.rotary_dim = attention.head_dim;
-        })),
+        (
+            "rotary over all dims",
+            All,
+            Says(|c| {
+                let attention = &mut c.config.text.attention;
+                attention.rotary.rotary_dim = attention.head_dim;
+            }),
+        ),
         ("rotary over adjacent pairs", All, Reads(adjacent_pairs)),
         ("b and a swapped", All, Reads(|t, _| swapped(t, "in_proj_b", "in_proj_a"))),
         ("key heads tiled", All, Says(|c| c.conventions.value_heads = KeyHeads::Tiled)),
@@ -73,15 +81,23 @@ fn mistakes() -> Vec<(&'static str, On, Way)> {
         ("positions advance by token count", Vision, Switch(Mistake::AdvanceByTokens)),
         ("plain 1-D positions", Vision, Switch(Mistake::PlainPositions)),
         ("tanh GELU in the merger", Vision, Switch(Mistake::MergerTanh)),
-        ("erf GELU in the blocks", Vision, Says(|c| {
-            if let Some(vision) = &mut c.config.vision {
-                vision.activation = Gelu::Erf;
-            }
-        })),
+        (
+            "erf GELU in the blocks",
+            Vision,
+            Says(|c| {
+                if let Some(vision) = &mut c.config.vision {
+                    vision.activation = Gelu::Erf;
+                }
+            }),
+        ),
         ("top-k not renormalised", Mixture, Switch(Mistake::NotRenormalised)),
         ("up before gate", Mixture, Reads(up_first)),
         ("shared expert ungated", Mixture, Switch(Mistake::SharedUngated)),
-        ("positions scaled", All, Says(|c| c.config.text.attention.rotary.scaling = Scaling::Linear { factor: 2.0 })),
+        (
+            "positions scaled",
+            All,
+            Says(|c| c.config.text.attention.rotary.scaling = Scaling::Linear { factor: 2.0 }),
+        ),
     ]
 }
 
@@ -227,7 +243,8 @@ fn no_gate((name, tensor): Named, config: &Value) -> Named {
         return (name, tensor);
     }
     let (rows, columns) = tensor.dims2().expect("a matrix");
-    let mask: Vec<f32> = (0..rows * columns).map(|i| f32::from(u8::from(i / columns % (2 * hd) < hd))).collect();
+    let mask: Vec<f32> =
+        (0..rows * columns).map(|i| f32::from(u8::from(i / columns % (2 * hd) < hd))).collect();
     let mask = Tensor::from_vec(mask, (rows, columns), &layers::Device::Cpu).expect("a mask");
     (name, (to_f32(&tensor) * mask).expect("masks"))
 }
@@ -240,7 +257,8 @@ fn adjacent_pairs((name, tensor): Named, config: &Value) -> Named {
     let half = (hd as f64 * factor) as usize / 2;
     let place = move |d: usize| if d >= 2 * half { d } else { 2 * (d % half) + d / half };
     let tensor = if name.contains("self_attn.q_proj.weight") {
-        let within = move |row: usize| if row % (2 * hd) < hd { row - row % hd + place(row % hd) } else { row };
+        let within =
+            move |row: usize| if row % (2 * hd) < hd { row - row % hd + place(row % hd) } else { row };
         reordered(&tensor, within)
     } else if name.contains("self_attn.k_proj.weight") {
         reordered(&tensor, move |row| row - row % hd + place(row % hd))

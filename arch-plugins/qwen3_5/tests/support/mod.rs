@@ -45,7 +45,8 @@ impl Subject {
         weights: &Weights,
         change: impl FnOnce(&mut Checkpoint),
     ) -> layers::Result<Self> {
-        let mut checkpoint = Checkpoint::new(config, &fixture.text_file("preprocessor_config.json"), weights)?;
+        let mut checkpoint =
+            Checkpoint::new(config, &fixture.text_file("preprocessor_config.json"), weights)?;
         change(&mut checkpoint);
         let model = checkpoint.load(weights)?;
         let unused = checkpoint.unused();
@@ -81,7 +82,12 @@ pub fn picture(fixture: &Fixture, file: &str) -> Rgb {
 }
 
 fn listed(fixture: &Fixture) -> Vec<(String, Rgb, [usize; 3])> {
-    let list = fixture.expected.pointer("/images/list").and_then(|list| list.as_array()).cloned().unwrap_or_default();
+    let list = fixture
+        .expected
+        .pointer("/images/list")
+        .and_then(|list| list.as_array())
+        .cloned()
+        .unwrap_or_default();
     list.iter()
         .map(|image| {
             let text = |key: &str| image[key].as_str().expect("a name").to_string();
@@ -100,13 +106,20 @@ pub fn check_images(fixture: &Fixture, subject: &Subject) -> Report {
         let expected = |stage: &str| fixture.tensor(&format!("f32/{scope}/{stage}"));
         let patches = processor.patches(&rgb).expect("the picture is accepted");
         let got_grid = [1, patches.grid.height, patches.grid.width];
-        report.holds(&format!("{scope}/grid"), got_grid == grid, || format!("{got_grid:?}, expected {grid:?}"));
+        report
+            .holds(&format!("{scope}/grid"), got_grid == grid, || format!("{got_grid:?}, expected {grid:?}"));
 
         let reference = expected("resized_u8").expect("every image has it");
         let resized = processor.resize(&rgb).expect("resizes");
         let got: Vec<f32> = resized.pixels.iter().map(|&x| f32::from(x)).collect();
-        report.tensors(&format!("{scope}/resized_u8"), &got, &reference.values, fixture.limit("resized_u8/max"));
-        let mean = got.iter().zip(&reference.values).map(|(x, y)| f64::from((x - y).abs())).sum::<f64>() / got.len() as f64;
+        report.tensors(
+            &format!("{scope}/resized_u8"),
+            &got,
+            &reference.values,
+            fixture.limit("resized_u8/max"),
+        );
+        let mean = got.iter().zip(&reference.values).map(|(x, y)| f64::from((x - y).abs())).sum::<f64>()
+            / got.len() as f64;
         report.at_most(&format!("{scope}/resized_u8, mean"), mean, fixture.limit("resized_u8/mean"));
 
         // From the reference's own pixels the tower is held to the tight limit.
@@ -114,7 +127,12 @@ pub fn check_images(fixture: &Fixture, subject: &Subject) -> Report {
         let same = Rgb { width, height, pixels: reference.values.iter().map(|&x| x as u8).collect() };
         let same = processor.patches(&same).expect("the picture is accepted");
         let head = expected("pixel_values_head").expect("every image has it");
-        report.tensors(&format!("{scope}/pixel_values_head"), &same.values[..head.values.len()], &head.values, 1e-5);
+        report.tensors(
+            &format!("{scope}/pixel_values_head"),
+            &same.values[..head.values.len()],
+            &head.values,
+            1e-5,
+        );
         let trace = Trace::on();
         tower.forward(&same, &trace, &scope).expect("the tower runs");
         let tight = fixture.limit("f32_vision_abs_from_same_pixels");
@@ -128,7 +146,9 @@ pub fn check_images(fixture: &Fixture, subject: &Subject) -> Report {
         report.tensors(&format!("{scope}/merger from own pixels"), &values(&own), &merger.values, wide);
     }
     let stages = fixture.keys().iter().filter(|key| key.starts_with("f32/vis/")).count();
-    report.holds("recorded vision stages", report.compared >= stages, || format!("{stages} recorded, fewer compared"));
+    report.holds("recorded vision stages", report.compared >= stages, || {
+        format!("{stages} recorded, fewer compared")
+    });
     report
 }
 
@@ -146,7 +166,12 @@ pub fn check_images_bf16(fixture: &Fixture, subject: &Subject) -> Report {
         let same = Rgb { width, height, pixels: resized.values.iter().map(|&x| x as u8).collect() };
         let patches = processor.patches(&same).expect("the picture is accepted");
         let got = tower.forward(&patches, &Trace::off(), "").expect("the tower runs");
-        report.tensors(&format!("vis/{name}/merger in bf16"), &values(&got), &expected.values, 2.5 * loss.max);
+        report.tensors(
+            &format!("vis/{name}/merger in bf16"),
+            &values(&got),
+            &expected.values,
+            2.5 * loss.max,
+        );
     }
     report
 }
@@ -161,7 +186,8 @@ struct Prompt {
 }
 
 fn prompts(fixture: &Fixture, subject: &Subject) -> Vec<Prompt> {
-    let list = fixture.expected.pointer("/multimodal").and_then(|list| list.as_array()).cloned().unwrap_or_default();
+    let list =
+        fixture.expected.pointer("/multimodal").and_then(|list| list.as_array()).cloned().unwrap_or_default();
     let ids = |value: &serde_json::Value| -> Vec<u32> {
         value.as_array().expect("a list").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
     };
@@ -279,8 +305,16 @@ pub fn check_prompts_bf16(fixture: &Fixture, subject: &Subject) -> Report {
         let expected = fixture.tensor(&format!("f32/mm/{}/last", prompt.name)).expect("recorded");
         let distance = Distance::between(&got, &expected.values);
         let limit = |name: &str| fixture.limit(&format!("bf16_vs_f32_oracle/{name}"));
-        report.at_most(&format!("mm/{}/last in bf16, max", prompt.name), distance.max, limit("last_rows_max_abs"));
-        report.at_most(&format!("mm/{}/last in bf16, rms", prompt.name), distance.rms, 2.0 * limit("last_rows_rms"));
+        report.at_most(
+            &format!("mm/{}/last in bf16, max", prompt.name),
+            distance.max,
+            limit("last_rows_max_abs"),
+        );
+        report.at_most(
+            &format!("mm/{}/last in bf16, rms", prompt.name),
+            distance.rms,
+            2.0 * limit("last_rows_rms"),
+        );
     }
     report
 }
