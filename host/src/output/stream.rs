@@ -307,7 +307,7 @@ mod tests {
     fn stop_strings_count_in_the_answer_only() {
         let stop = OutputRequest { stop: vec!["nothing".into(), "Look".into()], ..request() };
         let (answer, end) = run(stop, "Look at it\n</think>\n\nNow Look here");
-        assert_eq!((answer.reasoning.as_str(), answer.content.as_str()), ("Look at it", "Now"));
+        assert_eq!((answer.reasoning.as_str(), answer.content.as_str()), ("Look at it", "Now "));
         assert_eq!(end, Some(EarlyEnd::StopString(1)));
     }
 

@@ -8,7 +8,8 @@
 use std::io::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
 use super::{PromptError, pyjson, strftime};
@@ -66,9 +67,9 @@ impl ChatTemplate {
         let template = self.environment.get_template(NAME).map_err(|error| rejected(&error))?;
         let mut variables = Map::new();
         variables.insert("messages".into(), Json::Array(input.messages.clone()));
-        if let Some(tools) = &input.tools {
-            variables.insert("tools".into(), Json::Array(tools.clone()));
-        }
+        // Templates ask `tools is none` as well as `if tools`, so the name exists in any case.
+        variables.insert("tools".into(), input.tools.clone().map_or(Json::Null, Json::Array));
+        variables.insert("documents".into(), Json::Null);
         variables.insert("add_generation_prompt".into(), Json::Bool(input.add_generation_prompt));
         for (name, token) in [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)] {
             if let Some(token) = token {
@@ -76,9 +77,7 @@ impl ChatTemplate {
             }
         }
         variables.extend(input.variables.clone());
-        // Templates ask `tools is none` as well as `if tools`, so the name exists in any case.
-        let defaults = context! { tools => Value::from(()), documents => Value::from(()) };
-        let context = minijinja::value::merge_maps([Value::from(minijinja::value::Serde(&variables)), defaults]);
+        let context = Value::from(Serde(&variables));
         let mut out = Bounded { bytes: Vec::new() };
         template.render_captured_to(context, &mut out).map_err(|error| rejected(&error))?;
         String::from_utf8(out.bytes).map_err(|_| PromptError::InvalidInput("the chat template cut a character".into()))

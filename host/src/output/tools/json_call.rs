@@ -114,6 +114,7 @@ impl JsonCall {
                 if self.string_goes_on(c) {
                     self.key.push(c);
                 } else {
+                    self.in_string = false;
                     self.place = Place::Colon;
                     self.member = match self.key.as_str() {
                         "name" => Member::Name,
