@@ -189,7 +189,7 @@ mod tests {
     /// Values that cover the range of the exponential, its ends and a vector's tail.
     fn inputs() -> Vec<f32> {
         let mut values: Vec<f32> = (-2000..2000).map(|i| i as f32 * 0.041).collect();
-        values.extend([0.0, -0.0, 90.0, -90.0, 1e15, -1e15, 1e-8]);
+        values.extend([0.0, -0.0, 90.0, -90.0, 1e4, -1e4, 1e-8]);
         values
     }
 
