@@ -154,7 +154,7 @@ impl Model {
         cancel: &AtomicU32,
         output: &mut StepOutput,
     ) -> Result<(), PluginError> {
-        output.prepare(rows, images, self.info.vocab_size as usize, self.writes);
+        output.prepare(rows, images, tokens.len(), self.info.vocab_size as usize, self.writes);
         let lent = output.lend();
         let step = Step {
             rows: Slice::new(lent.rows),

@@ -105,18 +105,26 @@ impl StepOutput {
         if self.results.get(row)?.code == Code::OK { self.rows.get(row) } else { None }
     }
 
-    /// Lays out memory for the rows' results. `writes` is false on ranks other than 0.
-    pub(crate) fn prepare(&mut self, rows: &[Row], images: &[ImageSpan], vocab: usize, writes: bool) {
+    /// Lays out memory for the rows' results, which refer to `fed` tokens. `writes` is false on ranks other than
+    /// 0. A row that refers to more will be refused by the plugin: no memory is laid out for it.
+    pub(crate) fn prepare(
+        &mut self,
+        rows: &[Row],
+        images: &[ImageSpan],
+        fed: usize,
+        vocab: usize,
+        writes: bool,
+    ) {
         self.vocab = vocab;
-        let (mut logits, mut tokens) = (0, 0);
+        let (mut logits, mut tokens) = (0u32, 0u32);
         self.rows.clear();
         for row in rows {
             let token_count = row.tokens.end.saturating_sub(row.tokens.start);
             let output = if row.want == Want::TOKEN { tokens } else { logits };
             if row.want == Want::TOKEN {
                 tokens += 1;
-            } else {
-                logits += logits_rows(row.want, token_count) as u32;
+            } else if row.tokens.end as usize <= fed {
+                logits = logits.saturating_add(logits_rows(row.want, token_count) as u32);
             }
             self.rows.push(arch::Row {
                 sequence: row.sequence.0,

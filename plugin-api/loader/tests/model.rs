@@ -37,7 +37,7 @@ fn open(path: &std::path::Path, services: &HostServices) -> Plugin {
 }
 
 fn load(plugin: Plugin, model_type: &str, options: &str) -> Result<Model, PluginError> {
-    let source = Source { config: format!(r#"{{"model_type": "{model_type}"}}"#), ..Source::default() };
+    let source = Source { config: format!(r#"{{"model_type":"{model_type}"}}"#), ..Source::default() };
     let options = LoadOptions { options: options.into(), ..LoadOptions::default() };
     let architecture = plugin.architecture_for_model_type(model_type).expect("the plugin serves it");
     plugin.load(architecture, &source, &options, &mut |_, _, _| true)

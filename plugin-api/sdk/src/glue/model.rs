@@ -101,6 +101,12 @@ impl<M: Model> Sequences<M> {
     /// Takes the row's sequence out of the slab if the row is sound.
     fn admit(&mut self, row: &Row, step: &StepView<'_>) -> Result<M::Sequence> {
         let info = self.model.info();
+        if row.want.0 > Want::TOKEN.0 {
+            return Err(Error::InvalidInput(format!(
+                "this plugin does not know what want {} is",
+                row.want.0
+            )));
+        }
         let tokens = slice(step.tokens, row.token_offset, row.token_count)
             .ok_or_else(|| Error::InvalidInput("the row's tokens lie outside the step's".into()))?;
         if tokens.is_empty() {
@@ -250,20 +256,19 @@ impl<M: Model> ErasedModel for Sequences<M> {
         let mut scratch_rows = scratch.chunks_exact_mut(vocab.max(1));
         let mut rows = Vec::with_capacity(step.rows.len());
         let mut admitted = Vec::with_capacity(step.rows.len());
-        let mut lending = Ok(());
         for (index, (row, sequence)) in step.rows.iter().zip(&mut taken).enumerate() {
-            let logits = if row.want == Want::TOKEN {
-                scratch_rows.next().unwrap_or(&mut [])
-            } else {
-                match lender.lend(row) {
-                    Ok(logits) => logits,
-                    Err(error) => {
-                        lending = Err(error);
-                        &mut []
-                    }
+            let Some(sequence) = sequence else { continue };
+            let lent = match row.want {
+                Want::TOKEN => Ok(scratch_rows.next().unwrap_or(&mut [])),
+                _ => lender.lend(row),
+            };
+            let logits = match lent {
+                Ok(logits) => logits,
+                Err(error) => {
+                    errors[index] = Some(error);
+                    continue;
                 }
             };
-            let Some(sequence) = sequence else { continue };
             let spans = slice(step.images, row.image_offset, row.image_count).unwrap_or(&[]);
             let images = spans
                 .iter()
@@ -287,11 +292,7 @@ impl<M: Model> ErasedModel for Sequences<M> {
             });
         }
         let mut batch = Batch { rows, cancel: step.cancel };
-        let outcome = match lending {
-            Ok(()) if batch.rows.is_empty() => Ok(()),
-            Ok(()) => self.model.step(&mut batch),
-            Err(error) => Err(error),
-        };
+        let outcome = if batch.rows.is_empty() { Ok(()) } else { self.model.step(&mut batch) };
         for (row, &index) in batch.rows.iter_mut().zip(&admitted) {
             errors[index] = row.error.take();
             let wanted = &step.rows[index];
