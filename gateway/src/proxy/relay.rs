@@ -36,6 +36,8 @@ pub struct Relay {
     ticket: Ticket,
     account: Account,
     started: Instant,
+    /// The node said no; the body says why.
+    refused: bool,
     over: Option<Outcome>,
 }
 
@@ -70,7 +72,7 @@ impl Idle {
 }
 
 impl Relay {
-    /// Relays `upstream`, which began to arrive for a request that `started` then.
+    /// Relays `upstream`, which began to arrive for a request that `started` then. `refused`: its status says no.
     pub fn new(
         upstream: Incoming,
         stream: Option<Dialect>,
@@ -78,6 +80,7 @@ impl Relay {
         ticket: Ticket,
         account: Account,
         started: Instant,
+        refused: bool,
     ) -> Self {
         Self {
             upstream,
@@ -87,6 +90,7 @@ impl Relay {
             ticket,
             account,
             started,
+            refused,
             over: None,
         }
     }
@@ -189,6 +193,10 @@ fn lost(message: String) -> ApiError {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        if self.refused {
+            self.account.refused();
+            return;
+        }
         self.observer.finish();
         let outcome = self.over.unwrap_or(Outcome::ClientGone);
         let tokens: Option<Tokens> = self.observer.tokens();

@@ -1,0 +1,109 @@
+//! `cortex serve`: everything put together.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::{Config, Loaded};
+use crate::fleet::{Fleet, poll};
+use crate::metrics::Metrics;
+use crate::placement::{Placement, Policy, background};
+use crate::proxy::client::client;
+use crate::server::{self, Gateway, listen};
+use crate::strategies::Strategies;
+
+/// How often the house is kept.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// A gateway with the tasks that keep it informed. Dropping it stops them.
+pub struct Assembled {
+    /// The gateway.
+    pub gateway: Arc<Gateway>,
+    _tasks: [JoinSet<()>; 2],
+}
+
+/// Puts a gateway together and starts asking its nodes.
+///
+/// # Errors
+/// What is wrong with the strategies.
+pub fn assemble(loaded: Loaded) -> anyhow::Result<Assembled> {
+    let Loaded { config, catalogue, .. } = loaded;
+    let strategies = Strategies::open(&config.plugins.files)?;
+    let router = strategies.router(&config.routing.strategy, &config.routing.options)?;
+    let evictor = strategies.evictor(&config.eviction.strategy, &config.eviction.options)?;
+    let metrics = Arc::new(Metrics::default());
+    let fleet = Arc::new(Fleet::new(config.neurons.clone(), catalogue, config.polling.misses));
+    let client = client(Duration::from_secs(config.gateway.connect_timeout_s));
+    let clients = poll::clients(&fleet, &client, &config.polling);
+    let placement = Placement::new(
+        Arc::clone(&fleet),
+        clients.clone(),
+        router,
+        evictor,
+        Policy::of(&config),
+        Arc::clone(&metrics),
+    );
+    let placement = Arc::new(placement);
+    let tasks = [
+        poll::start(Arc::clone(&fleet), clients, Duration::from_millis(config.polling.interval_ms)),
+        background::start(Arc::clone(&placement), HOUSEKEEPING),
+    ];
+    let gateway = Arc::new(Gateway::new(config, fleet, placement, client, metrics));
+    Ok(Assembled { gateway, _tasks: tasks })
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub async fn run(config: Option<&Path>) -> anyhow::Result<()> {
+    start_log();
+    let loaded = Config::load(config)?;
+    if loaded.config.neurons.is_empty() {
+        tracing::warn!("no [[neurons]] are configured; every request will be turned away");
+    }
+    let assembled = assemble(loaded)?;
+    let gateway = &assembled.gateway;
+    let settings = gateway.config.gateway.clone();
+    let listener = bind(&settings.listen).await?;
+    tracing::info!(address = %listener.local_addr()?, nodes = gateway.config.neurons.len(), "cortex serves");
+    let (stop, stopped) = watch::channel(false);
+    let drain = Duration::from_secs(settings.drain_timeout_s);
+    let mut doors = JoinSet::new();
+    doors.spawn(listen::serve(listener, server::router(Arc::clone(gateway)), stopped.clone(), drain));
+    if !settings.metrics_listen.is_empty() {
+        let listener = bind(&settings.metrics_listen).await?;
+        tracing::info!(address = %listener.local_addr()?, "metrics");
+        doors.spawn(listen::serve(listener, server::metrics_router(Arc::clone(gateway)), stopped, Duration::ZERO));
+    }
+    asked_to_stop().await?;
+    tracing::info!(inflight = gateway.fleet.gauges().inflight(), "draining");
+    gateway.drain();
+    stop.send_replace(true);
+    doors.join_all().await;
+    Ok(())
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+async fn asked_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Ok(())
+}
+
+fn start_log() {
+    let filter = std::env::var("CORTEX_LOG").unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second subscriber is a test's business, not an error.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

@@ -1,0 +1,127 @@
+//! Where a request goes, and what must happen on a node before it can go there.
+//!
+//! [`route`] asks the router about the replicas there are. Where none can serve, [`residency`] makes
+//! one: it chooses a node, asks the evictor what must go ([`room`]), and carries that out as a
+//! transaction with the node, which has the last word. Everybody who waits for one model shares one
+//! load. What was decided, and on which figures, is kept for a while ([`decisions`]).
+
+pub mod background;
+pub mod decisions;
+pub mod residency;
+pub mod room;
+pub mod route;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use plugin_loader::{Evictor, Router};
+
+use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::fleet::node_client::NodeClient;
+use crate::metrics::Metrics;
+use decisions::Decisions;
+use residency::Flights;
+
+/// How placement behaves; from the configuration.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Whether nodes that could load the model are candidates while another has it.
+    pub consider_loading: bool,
+    /// Time a model stays after it was loaded, whoever wants its place.
+    pub min_residency: Duration,
+    /// Time after which a model that waits for a busy one gets its turn.
+    pub turn_after: Duration,
+    /// Idle time after which a model is unloaded, unless it says otherwise; zero is never.
+    pub idle_timeout: Duration,
+    /// Loads and unloads of a node after which an idle model there is loaded afresh; 0 is never.
+    pub defrag_after_cycles: u32,
+    /// Longest wait for a model to become ready.
+    pub load_wait: Duration,
+}
+
+impl Policy {
+    /// The policy a configuration asks for.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            consider_loading: config.routing.considers_loading(),
+            min_residency: Duration::from_secs(config.eviction.min_residency_s),
+            turn_after: Duration::from_secs(config.eviction.turn_after_s),
+            idle_timeout: Duration::from_secs(config.eviction.idle_timeout_s),
+            defrag_after_cycles: config.eviction.defrag_after_cycles,
+            load_wait: Duration::from_secs(config.gateway.load_wait_s),
+        }
+    }
+}
+
+/// The one owner of decisions about where things are.
+pub struct Placement {
+    fleet: Arc<Fleet>,
+    router: Router,
+    evictor: Evictor,
+    clients: Vec<NodeClient>,
+    policy: Policy,
+    metrics: Arc<Metrics>,
+    decisions: Decisions,
+    flights: Flights,
+    ordinal: AtomicU64,
+    /// Who this gateway is, to nodes.
+    owner: String,
+}
+
+impl Placement {
+    /// Placement over `fleet`, whose nodes `clients` speak to in the same order.
+    pub fn new(
+        fleet: Arc<Fleet>,
+        clients: Vec<NodeClient>,
+        router: Router,
+        evictor: Evictor,
+        policy: Policy,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            fleet,
+            router,
+            evictor,
+            clients,
+            policy,
+            metrics,
+            decisions: Decisions::default(),
+            flights: Flights::default(),
+            ordinal: AtomicU64::new(0),
+            owner: crate::fleet::identity::new_id("cortex-"),
+        }
+    }
+
+    /// The fleet it decides about.
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
+    }
+
+    /// The router in use.
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// The evictor in use.
+    pub fn evictor(&self) -> &Evictor {
+        &self.evictor
+    }
+
+    /// What was decided lately.
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    /// The loads under way.
+    pub fn flights(&self) -> &Flights {
+        &self.flights
+    }
+
+    /// The client of a node.
+    pub fn client(&self, node: &str) -> Option<(usize, &NodeClient)> {
+        let index = self.fleet.nodes().iter().position(|known| known.name == node)?;
+        Some((index, &self.clients[index]))
+    }
+}

@@ -1,0 +1,340 @@
+//! A request for a model, from its first byte to the first byte of its answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use wire_api::node::routes::WAIT_HEADER;
+use wire_api::{ApiError, ErrorKind};
+
+use super::account::{Account, Underway};
+use super::api::Api;
+use super::{Gateway, error};
+use crate::fleet::identity::{new_id, stable_hash};
+use crate::metrics::ReplicaMetrics;
+use crate::placement::decisions::Facts;
+use crate::placement::residency::Flight;
+use crate::placement::route::{Placed, Step};
+use crate::proxy::forward::{self, ForwardError, Outgoing, pass_on};
+use crate::proxy::relay::Relay;
+use crate::proxy::waiting::{KEEP_ALIVE, Waiting};
+
+/// Most nodes one request is sent to.
+const MOST_ATTEMPTS: usize = 3;
+/// Most loads one request waits for, one after the other: a model may be evicted again before it is reached.
+const MOST_LOADS: u32 = 4;
+/// Bytes of JSON that make about one token.
+const BYTES_PER_TOKEN: usize = 4;
+
+/// A request read and understood, ready to be sent anywhere.
+struct Job {
+    api: Api,
+    id: String,
+    model: String,
+    model_span: Option<std::ops::Range<usize>>,
+    stream: bool,
+    facts: Facts,
+    outgoing: Outgoing,
+    wait: Duration,
+    started: Instant,
+}
+
+/// Answers a request for a model.
+pub async fn infer(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let started = Instant::now();
+    let id = new_id("req_");
+    let Some(api) = Api::of(request.uri().path()) else {
+        return super::no_route(request).await;
+    };
+    let job = match read(&gateway, api, &id, request, started).await {
+        Ok(job) => job,
+        Err(refused) => return refuse(&gateway, &refused, api, &id),
+    };
+    if job.stream { stream(gateway, job).await } else { answer(gateway, Arc::new(job)).await }
+}
+
+fn refuse(gateway: &Gateway, refused: &ApiError, api: Api, id: &str) -> Response {
+    gateway.metrics.refused.with_label_values(&[&refused.code]).inc();
+    error::response(refused, api.dialect(), id)
+}
+
+/// Reads the whole request: where it goes depends on its body.
+async fn read(
+    gateway: &Gateway,
+    api: Api,
+    id: &str,
+    request: Request,
+    started: Instant,
+) -> Result<Job, ApiError> {
+    if gateway.draining() {
+        let error = ApiError::new(ErrorKind::Unavailable, "this gateway is shutting down");
+        return Err(error.with_code("draining").with_retry_after(2));
+    }
+    let (mut parts, body) = request.into_parts();
+    let body = collect(body, gateway.config.gateway.max_body_bytes()).await?;
+    let peeked = wire_api::peek(&body)?;
+    if peeked.model.is_empty() {
+        return Err(ApiError::invalid("model", "Field required").with_code("missing_required_parameter"));
+    }
+    let mut facts = gateway.placement.new_facts();
+    facts.session = session(&parts.headers, &peeked.session);
+    facts.prompt_tokens = (body.len() / BYTES_PER_TOKEN).min(u32::MAX as usize) as u32;
+    facts.max_tokens = peeked.max_tokens;
+    let (model, model_span, stream) = (peeked.model.into_owned(), peeked.model_span, peeked.stream);
+    let wait = wait_of(&parts.headers, Duration::from_secs(gateway.config.gateway.load_wait_s));
+    pass_on(&mut parts.headers);
+    if let Ok(value) = HeaderValue::from_str(id) {
+        parts.headers.insert(error::REQUEST_ID, value);
+    }
+    let path = parts.uri.path_and_query().map_or_else(String::new, |path| path.as_str().to_owned());
+    let outgoing = Outgoing { method: parts.method, path, headers: parts.headers, body };
+    Ok(Job { api, id: id.to_owned(), model, model_span, stream, facts, outgoing, wait, started })
+}
+
+async fn collect(body: Body, most: usize) -> Result<Bytes, ApiError> {
+    match Limited::new(body, most).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            let limit = most >> 20;
+            Err(ApiError::new(ErrorKind::TooLarge, format!("the body is larger than {limit} MiB")))
+        }
+        Err(error) => {
+            let message = format!("the body broke off: {error}");
+            Err(ApiError::new(ErrorKind::InvalidRequest, message).with_code("body_incomplete"))
+        }
+    }
+}
+
+/// What ties requests of one conversation together, as a number; 0 when nothing does. What a client says of
+/// itself in a header of its own is trusted before what a body may hold for other reasons.
+fn session(headers: &HeaderMap, hints: &wire_api::peek::SessionHints<'_>) -> u64 {
+    let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty());
+    header("x-cortex-session")
+        .or_else(|| header("x-claude-code-session-id"))
+        .or_else(|| hints.session_id.as_deref().map(str::as_bytes))
+        .or_else(|| header("session-id"))
+        .or_else(|| header("thread-id"))
+        .or_else(|| header("x-session-affinity"))
+        .or_else(|| header("x-session-id"))
+        .or_else(|| hints.key().map(str::as_bytes))
+        .map_or(0, stable_hash)
+}
+
+/// How long the caller is willing to wait for a cold model.
+fn wait_of(headers: &HeaderMap, longest: Duration) -> Duration {
+    headers
+        .get(WAIT_HEADER)
+        .and_then(|value| value.to_str().ok()?.parse::<f64>().ok())
+        .filter(|seconds| *seconds >= 0.0)
+        .map_or(longest, |seconds| Duration::from_secs_f64(seconds.min(longest.as_secs_f64())))
+}
+
+/// A stream: the answer itself if it begins soon, else keep-alives until it does.
+async fn stream(gateway: Arc<Gateway>, job: Job) -> Response {
+    let (dialect, id) = (job.api.dialect(), job.id.clone());
+    let job = Arc::new(job);
+    let progress = progress(&gateway, &job);
+    let mut answer: crate::proxy::waiting::Answer = Box::pin(answer(gateway, job));
+    match tokio::time::timeout(KEEP_ALIVE, &mut answer).await {
+        Ok(response) => response,
+        Err(_) => {
+            let waiting = Waiting::new(answer, dialect, id.clone(), progress);
+            let mut response = Response::new(Body::new(waiting));
+            let headers = response.headers_mut();
+            headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            error::identify(&mut response, dialect, &id);
+            response
+        }
+    }
+}
+
+fn progress(gateway: &Arc<Gateway>, job: &Arc<Job>) -> crate::proxy::waiting::Progress {
+    let (gateway, job) = (Arc::clone(gateway), Arc::clone(job));
+    Box::new(move || {
+        let view = gateway.fleet.view();
+        let id = &view.model(&job.model)?.id;
+        let flights = gateway.placement.flights().list();
+        flights.iter().find(|(model, _)| model == id).map(|(_, flight)| flight.line())
+    })
+}
+
+async fn answer(gateway: Arc<Gateway>, job: Arc<Job>) -> Response {
+    let underway = Underway::begin(&gateway.metrics);
+    match serve(&gateway, &job, underway).await {
+        Ok(response) => response,
+        Err(refused) => refuse(&gateway, &refused, job.api, &job.id),
+    }
+}
+
+/// Places the request, makes its model resident if need be, sends it, and tries elsewhere while nothing of an
+/// answer has been seen.
+async fn serve(gateway: &Arc<Gateway>, job: &Job, underway: Underway) -> Result<Response, ApiError> {
+    let mut tried: Vec<u64> = Vec::new();
+    let mut loads = 0;
+    let mut underway = Some(underway);
+    let mut last: Option<ApiError> = None;
+    gateway.budget.pay_in();
+    loop {
+        let view = gateway.fleet.view();
+        let step = gateway.placement.route(&view, &job.model, &job.facts, &job.id, &tried);
+        let placed = match step {
+            Ok(Step::Go(placed)) => placed,
+            Ok(Step::Load) if loads < MOST_LOADS => {
+                loads += 1;
+                wait_for_load(gateway, job).await?;
+                continue;
+            }
+            Ok(Step::Load) => {
+                let message = format!("the model '{}' was unloaded again before it could answer", job.model);
+                let error = ApiError::new(ErrorKind::Overloaded, message).with_code("model_contended");
+                return Err(error.with_retry_after(5));
+            }
+            // Nobody else is left: what the last node said tells more.
+            Err(error) => return Err(last.unwrap_or(error)),
+        };
+        if loads == 0 && tried.is_empty() {
+            placed.ticket.model().arrived();
+        }
+        let node = placed.node.hash;
+        let more = tried.len() + 1 < MOST_ATTEMPTS;
+        match attempt(gateway, job, *placed, &mut underway, more).await {
+            Attempt::Answer(response) => return Ok(response),
+            Attempt::Elsewhere { error, reason } => {
+                tried.push(node);
+                let is_free = last.is_none() && more;
+                if !is_free && !more || !gateway.budget.take() {
+                    return Err(error);
+                }
+                gateway.metrics.retries.with_label_values(&[reason]).inc();
+                last = Some(error);
+            }
+        }
+    }
+}
+
+async fn wait_for_load(gateway: &Arc<Gateway>, job: &Job) -> Result<(), ApiError> {
+    let view = gateway.fleet.view();
+    let model = view.model(&job.model).ok_or_else(|| ApiError::model_not_found(&job.model))?;
+    gateway.metrics.cold_starts.with_label_values(&[&model.id]).inc();
+    model.gauge.arrived();
+    let mut flight = gateway.placement.make_resident(&model.id);
+    let waiting = gateway.metrics.waiting.with_label_values(&[&model.id]);
+    waiting.inc();
+    let over = |flight: &Flight| matches!(flight, Flight::Ready | Flight::Failed(_));
+    let landed = tokio::time::timeout(job.wait, flight.wait_for(over)).await;
+    let landed = landed.map(|flight| flight.map(|state| state.clone()));
+    waiting.dec();
+    let state = match landed {
+        Ok(Ok(state)) => state,
+        // The task that loads it is gone, or this request's patience is.
+        Ok(Err(_)) => Flight::Waiting { reason: "the load was given up".into() },
+        Err(_) => flight.borrow().clone(),
+    };
+    match state {
+        Flight::Ready => Ok(()),
+        Flight::Failed(error) => Err(*error),
+        other => {
+            let message = format!("the model '{}' is not ready yet: {}", model.id, other.line());
+            let eta = other.loading().eta_s.map_or(5, |eta| eta.ceil() as u32);
+            Err(ApiError::new(ErrorKind::Loading, message).with_loading(other.loading()).with_retry_after(eta))
+        }
+    }
+}
+
+enum Attempt {
+    Answer(Response),
+    Elsewhere { error: ApiError, reason: &'static str },
+}
+
+/// Sends the request to one node. `more`: whether another may be tried after it.
+async fn attempt(
+    gateway: &Gateway,
+    job: &Job,
+    mut placed: Placed,
+    underway: &mut Option<Underway>,
+    more: bool,
+) -> Attempt {
+    let mut outgoing = job.outgoing.clone();
+    if let (Some(name), Some(span)) = (&placed.rename, &job.model_span) {
+        outgoing.body = wire_api::peek::with_model(&outgoing.body, span, name).into();
+    }
+    let Some(uri) = placed.node.endpoint.uri(&outgoing.path) else {
+        let error = ApiError::new(ErrorKind::Internal, format!("node {} has no usable URL", placed.node.name));
+        return Attempt::Elsewhere { error, reason: "endpoint" };
+    };
+    let key = gateway.node_keys.get(&placed.node.hash);
+    // An answer that is no stream begins when it is whole; silence until then is not an error. A node that is
+    // gone is noticed by TCP's keep-alives.
+    let silence = job.stream.then(|| gateway.config.gateway.idle_timeout());
+    let sent = forward::send(&gateway.client, uri, &outgoing, key, silence).await;
+    let response = match sent {
+        Ok(response) => response,
+        Err(error) => {
+            placed.ticket.failed();
+            let (kind, reason) = match error {
+                ForwardError::Unreachable(_) => (ErrorKind::Unavailable, "unreachable"),
+                ForwardError::Silent(_) => (ErrorKind::Timeout, "silent"),
+            };
+            let message = format!("node {}: {error}", placed.node.name);
+            let error = ApiError::new(kind, message).with_code("upstream_unreachable").with_retry_after(1);
+            return Attempt::Elsewhere { error, reason };
+        }
+    };
+    let status = response.status().as_u16();
+    if forward::worth_retrying(status) && more && others(gateway, job, placed.node.hash) {
+        placed.ticket.succeeded();
+        let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let error = ApiError::from_response(status, &body);
+        return Attempt::Elsewhere { error, reason: "busy" };
+    }
+    Attempt::Answer(relay(gateway, job, placed, underway, response))
+}
+
+/// Whether another node could serve the request.
+fn others(gateway: &Gateway, job: &Job, node: u64) -> bool {
+    let view = gateway.fleet.view();
+    view.model(&job.model)
+        .is_some_and(|model| model.replicas.iter().any(|replica| replica.node.hash != node && replica.serves()))
+}
+
+/// Passes the answer on.
+fn relay(
+    gateway: &Gateway,
+    job: &Job,
+    mut placed: Placed,
+    underway: &mut Option<Underway>,
+    response: http::Response<hyper::body::Incoming>,
+) -> Response {
+    placed.ticket.succeeded();
+    let handles = handles(gateway, &placed);
+    let underway = underway.take().unwrap_or_else(|| Underway::begin(&gateway.metrics));
+    let account = Account::open(job.id.clone(), handles, job.started, underway);
+    let (mut parts, body) = response.into_parts();
+    forward::pass_back(&mut parts.headers);
+    let events = parts
+        .headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+    let dialect = job.api.dialect();
+    if let Ok(value) = HeaderValue::from_str(&placed.node.name) {
+        parts.headers.insert("x-cortex-node", value);
+    }
+    let idle = gateway.config.gateway.idle_timeout();
+    let refused = !parts.status.is_success();
+    let relay =
+        Relay::new(body, events.then_some(dialect), idle, placed.ticket, account, job.started, refused);
+    let mut response = Response::from_parts(parts, Body::new(relay));
+    error::identify(&mut response, dialect, &job.id);
+    response
+}
+
+fn handles(gateway: &Gateway, placed: &Placed) -> Arc<ReplicaMetrics> {
+    let hashes = (placed.model.hash, placed.node.hash, 0);
+    gateway.metrics.replica(hashes, &placed.model.id, &placed.node.name, "")
+}

@@ -1,0 +1,11 @@
+//! The gateway as its clients see it, in front of scripted nodes. Every test has its own nodes, gateway and
+//! ports; nothing is timed but by what happens.
+
+mod client;
+mod cold;
+mod gateway;
+mod health;
+mod node;
+mod operations;
+mod routing;
+mod streams;
