@@ -17,17 +17,10 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// `config` is the text of `config.json`; a GGUF says the same in its metadata.
     pub fn new(config: &str, w: &Weights) -> Result<Self> {
-        let config = match w.gguf() {
-            Some(metadata) => {
-                let table = w.shape("model.embed_tokens.weight")?;
-                Config::from_gguf(
-                    metadata,
-                    table.first().copied().unwrap_or(0),
-                    !w.contains("lm_head.weight"),
-                )?
-            }
-            None => Config::from_json(config)?,
-        };
+        let Some(metadata) = w.gguf() else { return Ok(Self { config: Config::from_json(config)? }) };
+        let table = w.shape("model.embed_tokens.weight")?.first().copied().unwrap_or(0);
+        let is_mixture = |i: usize| w.contains(&format!("model.layers.{i}.mlp.gate.weight"));
+        let config = Config::from_gguf(metadata, table, !w.contains("lm_head.weight"), is_mixture)?;
         Ok(Self { config })
     }
 

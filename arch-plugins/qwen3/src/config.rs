@@ -76,8 +76,13 @@ impl Config {
     }
 
     /// Reads the metadata of a GGUF. `vocab_size` is the height of its embedding; `tied` says whether it has no matrix for
-    /// the head.
-    pub fn from_gguf(metadata: &Metadata, vocab_size: usize, tied: bool) -> Result<Self> {
+    /// the head, `is_mixture` which layers have a router.
+    pub fn from_gguf(
+        metadata: &Metadata,
+        vocab_size: usize,
+        tied: bool,
+        is_mixture: impl Fn(usize) -> bool,
+    ) -> Result<Self> {
         let size = |key: &str| {
             metadata
                 .size(key)
@@ -94,7 +99,7 @@ impl Config {
                 experts_per_token: size("expert_used_count")?,
                 expert_size: size("expert_feed_forward_length")?,
                 renormalise: metadata.bool("expert_weights_norm").unwrap_or(true),
-                dense_layers: Vec::new(),
+                dense_layers: (0..size("block_count")?).filter(|&i| !is_mixture(i)).collect(),
                 step: 1,
             })
         } else {

@@ -57,6 +57,10 @@ fn metadata(config: &Value) -> Vec<(&'static str, GgufValue)> {
         "qwen3moe.expert_feed_forward_length",
         number("moe_intermediate_size"),
     );
+    if mixture {
+        let renormalise = config["norm_topk_prob"].as_bool().unwrap_or(false);
+        metadata.push(("qwen3moe.expert_weights_norm", GgufValue::Bool(renormalise)));
+    }
     metadata
 }
 

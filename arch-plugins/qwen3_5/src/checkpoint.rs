@@ -30,7 +30,8 @@ impl Checkpoint {
     pub fn new(config: &str, preprocessor: &str, w: &Weights) -> Result<Self> {
         let Some(metadata) = w.gguf() else { return Self::from_json(config, preprocessor) };
         let table = w.shape("model.embed_tokens.weight")?.first().copied().unwrap_or(0);
-        let config = Config::from_gguf(metadata, table, !w.contains("lm_head.weight"))?;
+        let is_linear = |i: usize| w.contains(&format!("model.layers.{i}.linear_attn.out_proj.weight"));
+        let config = Config::from_gguf(metadata, table, !w.contains("lm_head.weight"), is_linear)?;
         Ok(Self { config, processor: None, conventions: Conventions::GGUF })
     }
 
@@ -54,6 +55,13 @@ impl Checkpoint {
 
     /// Loads everything but does not insist that every tensor was used.
     pub fn load(&self, w: &Weights) -> Result<Model> {
+        if self.conventions == Conventions::GGUF && w.placement().comm.world() > 1 {
+            return Err(Error::Unsupported(
+                "a GGUF of this family keeps its value heads in an order that does not divide over ranks; load it \
+                 on one rank, or the safetensors checkpoint on several"
+                    .into(),
+            ));
+        }
         let nested = w.pp("model.language_model");
         let core = if nested.names().is_empty() { w.pp("model") } else { nested };
         let vision = self.config.vision.as_ref().zip(self.config.image_token);

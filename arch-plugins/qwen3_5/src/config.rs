@@ -205,8 +205,13 @@ impl Config {
     }
 
     /// Reads the metadata of a GGUF (`qwen35`, `qwen35moe`). `vocab_size` is the height of its embedding; `tied` says whether it
-    /// has no matrix for the head. A GGUF of this kind holds no vision tower.
-    pub fn from_gguf(metadata: &Metadata, vocab_size: usize, tied: bool) -> Result<Self> {
+    /// has no matrix for the head, `is_linear` which layers hold a Gated DeltaNet. A GGUF of this kind holds no tower.
+    pub fn from_gguf(
+        metadata: &Metadata,
+        vocab_size: usize,
+        tied: bool,
+        is_linear: impl Fn(usize) -> bool,
+    ) -> Result<Self> {
         let missing = |key: &str| invalid(format!("the GGUF does not say its {key}"));
         let size = |key: &str| metadata.size(key).filter(|&n| n > 0).ok_or_else(|| missing(key));
         let draft_layers = metadata.size("nextn_predict_layers").unwrap_or(0);
@@ -228,13 +233,10 @@ impl Config {
                 "rope.scaling.type \"{kind}\", which is served from safetensors only"
             )));
         }
-        let mut layers = size("block_count")?;
-        layers = layers.checked_sub(draft_layers).filter(|&n| n > 0).ok_or_else(|| missing("block_count"))?;
-        let raw = RawText {
-            num_hidden_layers: layers,
-            full_attention_interval: metadata.size("full_attention_interval").unwrap_or(4),
-            ..RawText::default()
-        };
+        let layers = size("block_count")?;
+        let layers =
+            layers.checked_sub(draft_layers).filter(|&n| n > 0).ok_or_else(|| missing("block_count"))?;
+        let kind = |i| if is_linear(i) { LayerKind::Linear } else { LayerKind::Full };
         let value_width = size("ssm.inner_size")?;
         multiple("ssm.inner_size", value_width, "ssm.time_step_rank", value_heads)?;
         let linear = LinearConfig {
@@ -269,7 +271,7 @@ impl Config {
         let text = TextConfig {
             vocab_size,
             hidden_size: size("embedding_length")?,
-            layers: raw.layers()?,
+            layers: (0..layers).map(kind).collect(),
             attention,
             linear,
             ffn,

@@ -33,7 +33,7 @@ impl GatedDeltaNet {
     pub fn load(w: &Weights, config: &TextConfig, layout: KeyHeads) -> Result<Self> {
         let (hidden, whole) = (config.hidden_size, &config.linear);
         let comm = &w.placement().comm;
-        let part = Part::of(whole, layout, comm.rank(), comm.world())?;
+        let part = Part::of(whole, comm.rank(), comm.world())?;
         let channels = whole.channels();
         let qkv = part.segments(whole);
         let values = part.value_rows(whole);
@@ -131,19 +131,12 @@ struct Part {
 }
 
 impl Part {
-    fn of(whole: &LinearConfig, layout: KeyHeads, rank: usize, world: usize) -> Result<Self> {
+    fn of(whole: &LinearConfig, rank: usize, world: usize) -> Result<Self> {
         if !whole.key_heads.is_multiple_of(world) {
             return Err(Error::Unsupported(format!(
                 "linear_num_key_heads {} does not divide over {world} ranks",
                 whole.key_heads
             )));
-        }
-        if world > 1 && layout == KeyHeads::Tiled {
-            return Err(Error::Unsupported(
-                "a GGUF of this family keeps its value heads in an order that does not divide over ranks; \
-                 load it on one rank, or the safetensors checkpoint on several"
-                    .into(),
-            ));
         }
         let share = |heads: usize| rank * (heads / world)..(rank + 1) * (heads / world);
         Ok(Self { key_heads: share(whole.key_heads), value_heads: share(whole.value_heads) })

@@ -219,9 +219,27 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// For every output position the first input position it reads and the weights from there on. The kernel is
-/// stretched when shrinking, which is what keeps fine patterns from aliasing.
-fn taps(from: usize, to: usize) -> Vec<(usize, Vec<f64>)> {
+/// Where every output position reads from, and with which weights.
+struct Taps {
+    /// The first input position, and the weights from there on in units of `2^−precision`.
+    positions: Vec<(usize, Vec<i32>)>,
+    precision: u32,
+}
+
+/// Weights are 16-bit integers, as many of whose bits as possible are fractional: 8-bit images are resampled in integers, and
+/// doing so too gives the reference's very pixels. The kernel is stretched when shrinking, which is what keeps
+/// fine patterns from aliasing.
+fn taps(from: usize, to: usize) -> Taps {
+    let exact = exact_taps(from, to);
+    let largest = exact.iter().flat_map(|(_, weights)| weights).fold(0f64, |max, w| max.max(*w));
+    let fits = |precision: &u32| (largest * f64::from(1u32 << (precision + 1)) + 0.5) < f64::from(1u32 << 15);
+    let precision = (0..22).take_while(fits).last().map_or(0, |precision| precision + 1);
+    let unit = f64::from(1u32 << precision);
+    let whole = |weights: Vec<f64>| weights.iter().map(|w| (w * unit).round() as i32).collect();
+    Taps { positions: exact.into_iter().map(|(first, weights)| (first, whole(weights))).collect(), precision }
+}
+
+fn exact_taps(from: usize, to: usize) -> Vec<(usize, Vec<f64>)> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
     let support = 2.0 * stretch;
@@ -244,15 +262,15 @@ fn resize_rows(image: &Rgb, width: usize) -> Rgb {
     let taps = taps(image.width, width);
     let mut pixels = vec![0u8; image.height * width * 3];
     pixels.par_chunks_mut(width * 3).zip(image.pixels.par_chunks(image.width * 3)).for_each(|(out, row)| {
-        for (out, (first, weights)) in out.chunks_exact_mut(3).zip(&taps) {
-            let mut sums = [0.5f64; 3];
+        for (out, (first, weights)) in out.chunks_exact_mut(3).zip(&taps.positions) {
+            let mut sums = [(1i32 << taps.precision) >> 1; 3];
             for (pixel, w) in row[first * 3..].chunks_exact(3).zip(weights) {
                 for (sum, &x) in sums.iter_mut().zip(pixel) {
-                    *sum += w * f64::from(x);
+                    *sum += w * i32::from(x);
                 }
             }
             for (out, sum) in out.iter_mut().zip(sums) {
-                *out = sum.floor().clamp(0.0, 255.0) as u8;
+                *out = (sum >> taps.precision).clamp(0, 255) as u8;
             }
         }
     });

@@ -109,15 +109,21 @@ fn every_known_mistake_fails_a_golden() {
         assert!(right.failures.is_empty(), "{} without a mistake\n{right}", fixture.name());
     }
     for (name, on, way) in mistakes() {
-        for fixture in fixtures.iter().filter(|fixture| shows_on(fixture, on)) {
+        let affected: Vec<&Fixture> = fixtures.iter().filter(|fixture| shows_on(fixture, on)).collect();
+        let mut noticed = affected.is_empty();
+        for fixture in affected {
             if let Switch(mistake) = way {
                 mistake::make(Some(mistake));
             }
             let outcome = load(fixture, &way).map(|subject| report(fixture, &subject));
             mistake::make(None);
             let report = outcome.unwrap_or_else(|e| panic!("{name} on {}: {e}", fixture.name()));
-            assert!(!report.failures.is_empty(), "{name} goes unnoticed on {}\n{report}", fixture.name());
+            noticed = !report.failures.is_empty();
+            if noticed {
+                break;
+            }
         }
+        assert!(noticed, "{name} goes unnoticed");
     }
     factored_decay_overflows(&fixtures);
     a_wrong_prefix_does_not_load(&fixtures);
