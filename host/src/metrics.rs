@@ -8,9 +8,8 @@ use prometheus::{
 };
 
 /// Seconds, from a token on a fast GPU to a long queue.
-const SECONDS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
-];
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
 /// Every metric of the engine side. Labels: `model`, and what the name says.
 #[derive(Debug, Clone)]
@@ -87,7 +86,11 @@ impl Metrics {
             inflight: gauge("neuron_inflight", "Sequences submitted and not ended.", &["model"]),
             queued: gauge("neuron_queued", "Sequences that wait for a seat.", &["model"]),
             running: gauge("neuron_running", "Sequences in the batch.", &["model"]),
-            state_bytes: gauge("neuron_state_bytes", "Bytes of sequence state on one rank.", &["model", "kind"]),
+            state_bytes: gauge(
+                "neuron_state_bytes",
+                "Bytes of sequence state on one rank.",
+                &["model", "kind"],
+            ),
             resident_bytes: gauge("neuron_resident_bytes", "Resident memory of the worker.", &["model"]),
             prefix_lookups: counter(
                 "neuron_prefix_cache_lookups_total",
@@ -97,7 +100,11 @@ impl Metrics {
             preemptions: gauge("neuron_preemptions", "Sequences set back for want of memory.", &["model"]),
             loads: counter("neuron_loads_total", "Loads that ended.", &["model", "outcome"]),
             load_time: seconds("neuron_load_seconds", "From the start of a load to readiness."),
-            worker_deaths: counter("neuron_worker_deaths_total", "Workers that ended unasked.", &["model", "cause"]),
+            worker_deaths: counter(
+                "neuron_worker_deaths_total",
+                "Workers that ended unasked.",
+                &["model", "cause"],
+            ),
             model_state: register(&registry, GaugeVec::new(model_state, &["model", "state"])),
             registry,
         }
@@ -120,9 +127,7 @@ impl Metrics {
     /// Forgets the gauges of a model that is gone; counters stay.
     pub fn forget(&self, model: &str) {
         // A gauge that was never set cannot be removed, which is as good.
-        for gauge in
-            [&self.inflight, &self.queued, &self.running, &self.resident_bytes, &self.preemptions]
-        {
+        for gauge in [&self.inflight, &self.queued, &self.running, &self.resident_bytes, &self.preemptions] {
             let _ = gauge.remove_label_values(&[model]);
         }
         for kind in ["used", "limit", "prefix_cache"] {
@@ -152,7 +157,10 @@ mod tests {
         metrics.first_token.with_label_values(&["m"]).observe(0.2);
         metrics.generated_tokens.with_label_values(&["m"]).inc_by(3);
         let text = metrics.render();
-        assert!(text.contains("neuron_time_to_first_token_seconds_bucket{model=\"m\",le=\"0.25\"} 1"), "{text}");
+        assert!(
+            text.contains("neuron_time_to_first_token_seconds_bucket{model=\"m\",le=\"0.25\"} 1"),
+            "{text}"
+        );
         assert!(text.contains("neuron_generated_tokens_total{model=\"m\"} 3"), "{text}");
     }
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use neuron::output::Detokenizer;
-use neuron::prompt::{ModelText, PromptError, TemplateInput};
+use neuron::prompt::{Ending, ModelText, PromptError, TemplateInput};
 use serde_json::Value;
 
 fn models() -> Vec<(PathBuf, Value)> {
@@ -106,7 +106,9 @@ fn golden_multimodal_prompts() {
                 variables: case["kwargs"].as_object().cloned().unwrap_or_default(),
                 ..Default::default()
             };
-            let prompt = text.chat(&input, images).unwrap_or_else(|error| panic!("{at}: {error}"));
+            let prompt = text
+                .chat(&input, images, &Ending::AsRendered)
+                .unwrap_or_else(|error| panic!("{at}: {error}"));
             assert_eq!(prompt.text, case["prompt"].as_str().unwrap(), "{at}");
             let placeholder = text.image_token().unwrap();
             let mut collapsed = ids(&case["ids"]);
@@ -121,12 +123,17 @@ fn golden_ends_are_the_union() {
     for (path, expected) in models() {
         let text = ModelText::open(&path).unwrap();
         for name in ["config.json", "generation_config.json"] {
-            let config: Value = serde_json::from_str(&std::fs::read_to_string(path.join(name)).unwrap()).unwrap();
+            let config: Value =
+                serde_json::from_str(&std::fs::read_to_string(path.join(name)).unwrap()).unwrap();
             let declared: Vec<u32> = match &config["eos_token_id"] {
                 Value::Array(all) => all.iter().map(|v| v.as_u64().unwrap() as u32).collect(),
                 one => one.as_u64().map(|v| v as u32).into_iter().collect(),
             };
-            assert!(declared.iter().all(|id| text.stop_tokens().contains(id)), "{} {expected}", path.display());
+            assert!(
+                declared.iter().all(|id| text.stop_tokens().contains(id)),
+                "{} {expected}",
+                path.display()
+            );
         }
         assert!(!text.stop_tokens().is_empty());
     }

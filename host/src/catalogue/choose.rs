@@ -109,7 +109,12 @@ impl Snapshot {
             }),
             None => Err(NotServed::NoBuild {
                 key: key.to_string(),
-                reasons: choice.considered.into_iter().map(|(_, reason)| reason).collect::<Vec<_>>().join("; "),
+                reasons: choice
+                    .considered
+                    .into_iter()
+                    .map(|(_, reason)| reason)
+                    .collect::<Vec<_>>()
+                    .join("; "),
             }),
         }
     }
@@ -126,7 +131,8 @@ impl Snapshot {
         let directories: Vec<_> = self.directories.iter().map(|path| path.display().to_string()).collect();
         let refused = self.entries.iter().filter(|entry| entry.outcome.is_err()).count();
         let served = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-        let refused = if refused == 0 { String::new() } else { format!(" ({refused} files there are refused)") };
+        let refused =
+            if refused == 0 { String::new() } else { format!(" ({refused} files there are refused)") };
         format!("the plugins in {}{refused} serve {served}", directories.join(", "))
     }
 }
@@ -194,7 +200,10 @@ mod tests {
         let gguf = snapshot.choose(&ArchitectureKey::Gguf("g-llama".into()), &device).unwrap();
         assert_eq!(gguf.architecture.name, "x");
         let wrong = snapshot.choose(&ArchitectureKey::ModelType("qwen3".into()), &device).unwrap_err();
-        assert!(matches!(&wrong, NotServed::NoBuild { reasons, .. } if reasons.contains("hopper")), "{wrong}");
+        assert!(
+            matches!(&wrong, NotServed::NoBuild { reasons, .. } if reasons.contains("hopper")),
+            "{wrong}"
+        );
         let unknown = snapshot.choose(&ArchitectureKey::ModelType("phi".into()), &device).unwrap_err();
         let text = unknown.to_string();
         assert!(text.contains("\"phi\"") && text.contains("llama") && text.contains("/plugins"), "{text}");

@@ -62,6 +62,8 @@ async fn wait(inbox: &mut UnboundedReceiver<()>, limit: Duration) {
         Ok(Some(())) => {}
     }
     // The calm is bounded too: a directory that changes all the time must not hide what is in it.
-    let calm = async { while tokio::time::timeout(CALM, inbox.recv()).await.is_ok_and(|notice| notice.is_some()) {} };
+    let calm = async {
+        while tokio::time::timeout(CALM, inbox.recv()).await.is_ok_and(|notice| notice.is_some()) {}
+    };
     let _ = tokio::time::timeout(AGAIN, calm).await;
 }

@@ -115,7 +115,10 @@ impl Double {
     pub fn open(faults: Faults, rank: usize) -> OpenRank {
         Box::new(move || {
             if faults.0.fail_load_on_rank.load(Ordering::SeqCst) == rank as i64 + 1 {
-                return Err(DeviceError::OutOfMemory { message: "no room for weights".into(), need_bytes: 10 });
+                return Err(DeviceError::OutOfMemory {
+                    message: "no room for weights".into(),
+                    need_bytes: 10,
+                });
             }
             faults.0.models.fetch_add(1, Ordering::SeqCst);
             // Ranks number differently on purpose: nothing may rely on equal ids.
@@ -208,7 +211,8 @@ impl Rank for Double {
             let tokens = &step.tokens[row.token_offset as usize..][..row.token_count as usize];
             let held: usize = self.sequences.values().map(Vec::len).sum();
             if capacity > 0 && held + tokens.len() > capacity as usize {
-                *result = Err(DeviceError::OutOfMemory { message: "no room for a row".into(), need_bytes: 0 });
+                *result =
+                    Err(DeviceError::OutOfMemory { message: "no room for a row".into(), need_bytes: 0 });
                 continue;
             }
             if self.is(&state.reject_token, tokens) {
@@ -216,10 +220,12 @@ impl Rank for Double {
                 continue;
             }
             let spans = &step.images[row.image_offset as usize..][..row.image_count as usize];
-            let history = self.sequences.get_mut(&row.sequence).expect("the device thread knows its sequences");
+            let history =
+                self.sequences.get_mut(&row.sequence).expect("the device thread knows its sequences");
             assert_eq!(history.len(), row.position as usize, "the engine lost count");
             for (&token, position) in tokens.iter().zip(row.position..) {
-                let image = spans.iter().find(|s| (s.position..s.position + s.token_count).contains(&position));
+                let image =
+                    spans.iter().find(|s| (s.position..s.position + s.token_count).contains(&position));
                 let symbol = match image {
                     Some(span) => {
                         assert_eq!(token, IMAGE);

@@ -63,9 +63,9 @@ impl Group {
         let mut facts: Option<ModelFacts> = None;
         let mut failure = None;
         for outcome in outcomes {
-            let opened = outcome.recv().unwrap_or_else(|_| {
-                Err(DeviceError::Internal("a device thread ended while loading".into()))
-            });
+            let opened = outcome
+                .recv()
+                .unwrap_or_else(|_| Err(DeviceError::Internal("a device thread ended while loading".into())));
             match opened {
                 Ok(rank) => match &mut facts {
                     None => facts = Some(rank),
@@ -189,7 +189,8 @@ mod tests {
     fn group(world: usize, faults: &Faults) -> (Group, std::sync::mpsc::Receiver<Reply>) {
         let (replies, inbox) = channel();
         let sink: ReplySink = Arc::new(move |reply| drop(replies.send(reply)));
-        let ranks = (0..world).map(|rank| (format!("dev-{rank}"), Double::open(faults.clone(), rank))).collect();
+        let ranks =
+            (0..world).map(|rank| (format!("dev-{rank}"), Double::open(faults.clone(), rank))).collect();
         (Group::open(ranks, &sink).unwrap(), inbox)
     }
 

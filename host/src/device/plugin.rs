@@ -4,13 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use plugin_loader::{
-    ErrorKind, HostServices, ImageId, LoadOptions, Model, Phase, Plugin, PluginError, Policy, Row as LoaderRow,
-    SequenceId, Source,
+    ErrorKind, HostServices, ImageId, LoadOptions, Model, Phase, Plugin, PluginError, Policy,
+    Row as LoaderRow, SequenceId, Source,
 };
 
-use super::rank::{
-    DeviceError, EncodedImage, ModelStats, OpenRank, Rank, Step, StepOutput, Want,
-};
+use super::rank::{DeviceError, EncodedImage, ModelStats, OpenRank, Rank, Step, StepOutput, Want};
 use crate::worker::message::ImagePixels;
 use crate::worker::protocol::{LoadOrder, LoadPhase, MemoryPlan, ModelFacts, RankDevice, WeightFormat};
 
@@ -44,17 +42,16 @@ impl Opened {
     pub fn open(order: LoadOrder, services: &HostServices, policy: &Policy) -> Result<Self, DeviceError> {
         let plugin = Plugin::open_under(Path::new(&order.plugin), services, policy)
             .map_err(|refusal| DeviceError::Unsupported(refusal.to_string()))?;
-        let architecture = plugin
-            .architectures()
-            .iter()
-            .position(|info| info.name == order.architecture)
-            .ok_or_else(|| {
-                DeviceError::Unsupported(format!(
-                    "{} offers no architecture {:?}",
-                    order.plugin.display(),
-                    order.architecture
-                ))
-            })?;
+        let architecture =
+            plugin.architectures().iter().position(|info| info.name == order.architecture).ok_or_else(
+                || {
+                    DeviceError::Unsupported(format!(
+                        "{} offers no architecture {:?}",
+                        order.plugin.display(),
+                        order.architecture
+                    ))
+                },
+            )?;
         if order.devices.is_empty() {
             return Err(DeviceError::InvalidInput("a model needs at least one device".into()));
         }

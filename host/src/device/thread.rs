@@ -285,7 +285,10 @@ impl Owner {
             let placed = self.place(row, &mut flat);
             rows.push(placed.map_err(|error| {
                 // Why the key is unnamed says more than that it is.
-                unnamed_keys.iter().find(|(key, _)| *key == row.sequence).map_or(error, |(_, why)| why.clone())
+                unnamed_keys
+                    .iter()
+                    .find(|(key, _)| *key == row.sequence)
+                    .map_or(error, |(_, why)| why.clone())
             }));
         }
         let mut tokens = vec![0; if writes { flat.token_outputs as usize } else { 0 }];
@@ -294,14 +297,9 @@ impl Owner {
         let outcome = if flat.rows.is_empty() {
             Ok(())
         } else {
-            let step = Step {
-                rows: &flat.rows,
-                tokens: &flat.tokens,
-                images: &flat.images,
-                cancel: &batch.cancel,
-            };
-            let mut output =
-                StepOutput { rows: &mut row_results, logits: &mut logits, tokens: &mut tokens };
+            let step =
+                Step { rows: &flat.rows, tokens: &flat.tokens, images: &flat.images, cancel: &batch.cancel };
+            let mut output = StepOutput { rows: &mut row_results, logits: &mut logits, tokens: &mut tokens };
             caught(|| self.model.step(&step, &mut output))
         };
         for (slot, result) in rows.iter_mut().filter(|row| row.is_ok()).zip(row_results) {

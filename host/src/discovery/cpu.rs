@@ -95,8 +95,19 @@ fn features() -> Vec<String> {
         };
     }
     let known = detected![
-        "sse4.2", "avx", "avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw", "avx512vl", "avx512vnni",
-        "avx512bf16", "avx512fp16", "avx512vbmi",
+        "sse4.2",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "avxvnni",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512vnni",
+        "avx512bf16",
+        "avx512fp16",
+        "avx512vbmi",
     ];
     known.into_iter().filter(|(_, there)| *there).map(|(name, _)| name.to_owned()).collect()
 }

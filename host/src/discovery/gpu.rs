@@ -48,7 +48,8 @@ fn look_in(folder: &Path) -> Vec<Gpu> {
 pub fn driver_version() -> Option<String> {
     let text = read("/proc/driver/nvidia/version")?;
     let line = text.lines().find(|line| line.starts_with("NVRM version"))?;
-    line.split_whitespace().find(|word| word.chars().next().is_some_and(|c| c.is_ascii_digit()) && word.contains('.'))
+    line.split_whitespace()
+        .find(|word| word.chars().next().is_some_and(|c| c.is_ascii_digit()) && word.contains('.'))
         .map(str::to_owned)
 }
 
@@ -66,7 +67,8 @@ mod tests {
             std::fs::write(gpu.join("information"), text).unwrap();
         }
         let gpus = look_in(folder.path());
-        let seen: Vec<_> = gpus.iter().map(|gpu| (gpu.ordinal, gpu.name.as_str(), gpu.uuid.as_str())).collect();
+        let seen: Vec<_> =
+            gpus.iter().map(|gpu| (gpu.ordinal, gpu.name.as_str(), gpu.uuid.as_str())).collect();
         assert_eq!(seen, [(0, "NVIDIA A", "GPU-A"), (1, "NVIDIA B", "GPU-B")]);
         assert!(look_in(Path::new("/nonexistent")).is_empty());
     }

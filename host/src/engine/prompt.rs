@@ -49,8 +49,8 @@ pub fn check(submission: &Submission, image_token: Option<u32>, vocab_size: u32)
     {
         return Err(format!("token id {token} is outside the vocabulary of {vocab_size}"));
     }
-    let placeholders = image_token
-        .map_or(0, |image| submission.prompt.iter().filter(|&&token| token == image).count());
+    let placeholders =
+        image_token.map_or(0, |image| submission.prompt.iter().filter(|&&token| token == image).count());
     if placeholders != submission.images.len() {
         return Err(match image_token {
             None => "this model does not take images".into(),
@@ -153,7 +153,10 @@ mod tests {
     fn placeholders_grow_and_positions_move() {
         let prompt = expand(&[1, 9, 2, 9, 3], vec![image(1), image(2)], &[2, 5], Some(9), &[3, 2]);
         assert_eq!(prompt.tokens, [1, 9, 9, 9, 2, 9, 9, 3]);
-        assert_eq!(prompt.images.iter().map(|i| (i.position, i.tokens)).collect::<Vec<_>>(), [(1, 3), (5, 2)]);
+        assert_eq!(
+            prompt.images.iter().map(|i| (i.position, i.tokens)).collect::<Vec<_>>(),
+            [(1, 3), (5, 2)]
+        );
         assert_eq!(prompt.boundaries, [4, 8]);
     }
 

@@ -92,7 +92,8 @@ impl Queue {
         if !self.waiting.iter().any(|sequence| sequence.cancelled) {
             return Vec::new();
         }
-        let (gone, waiting): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|sequence| sequence.cancelled);
+        let (gone, waiting): (Vec<_>, Vec<_>) =
+            self.waiting.drain(..).partition(|sequence| sequence.cancelled);
         self.waiting = waiting.into();
         gone
     }
@@ -105,7 +106,8 @@ impl Queue {
     /// A sequence left the engine, which is what those who wait are waiting for.
     pub fn note_leave(&mut self, now: Instant) {
         if let Some(last) = self.last_leave.replace(now) {
-            self.pace = (self.pace * 7 + now.saturating_duration_since(last).min(Duration::from_secs(60))) / 8;
+            self.pace =
+                (self.pace * 7 + now.saturating_duration_since(last).min(Duration::from_secs(60))) / 8;
         }
     }
 }

@@ -86,7 +86,8 @@ impl Sequence {
         submission.emitted.iter().for_each(|&token| history.push(token));
         let mut symbols = prompt.symbols();
         symbols.extend(submission.emitted.iter().map(|&token| Symbol::from(token)));
-        let cuts = snapshot_every.map_or_else(Vec::new, |every| cut_points(prompt.len(), &prompt.boundaries, every));
+        let cuts =
+            snapshot_every.map_or_else(Vec::new, |every| cut_points(prompt.len(), &prompt.boundaries, every));
         Self {
             id,
             sampling: submission.sampling,

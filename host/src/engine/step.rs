@@ -69,7 +69,9 @@ impl Engine {
             let sequence = &running.sequence;
             let want = if running.seat.position + tokens < sequence.length() {
                 Want::NOTHING
-            } else if self.device_chooses && sampler::is_plain_greedy(&sequence.sampling, sequence.top_logprobs) {
+            } else if self.device_chooses
+                && sampler::is_plain_greedy(&sequence.sampling, sequence.top_logprobs)
+            {
                 Want::TOKEN
             } else {
                 Want::LAST
@@ -103,7 +105,8 @@ impl Engine {
             return Ok(None);
         }
         let keys: Vec<SequenceKey> = rows.iter().map(|row| row.sequence).collect();
-        let ids: Vec<u64> = self.running.iter().filter(|r| keys.contains(&r.seat.key)).map(|r| r.sequence.id).collect();
+        let ids: Vec<u64> =
+            self.running.iter().filter(|r| keys.contains(&r.seat.key)).map(|r| r.sequence.id).collect();
         let batch = Arc::new(Batch { before, rows, cancel: Arc::new(AtomicU32::new(0)) });
         let GroupAnswer::Stepped(stepped) = self.ask(&GroupJob::Step(batch), &ids)? else {
             return Err(lost_count(&ids));
@@ -178,7 +181,9 @@ impl Engine {
         if running.seat.position <= running.sequence.prompt.len() {
             self.totals.prefill_tokens += u64::from(planned.tokens);
         }
-        if running.at_cut() || (self.facts.fork_any_length && output.is_some() && !running.sequence.has_output()) {
+        if running.at_cut()
+            || (self.facts.fork_any_length && output.is_some() && !running.sequence.has_output())
+        {
             self.freeze(index);
         }
         let Some(output) = output else { return };
@@ -234,7 +239,8 @@ impl Engine {
         };
         let key = self.fresh_key();
         self.pending.push(StateOp::Fork { from: source, to: key, length: position });
-        let superseded = self.cache.insert(&self.running[index].sequence.symbols[..position as usize], key, charge);
+        let superseded =
+            self.cache.insert(&self.running[index].sequence.symbols[..position as usize], key, charge);
         self.pending.extend(superseded.into_iter().map(StateOp::Free));
     }
 

@@ -50,7 +50,8 @@ impl Bench {
         let (replies, for_engine, seen) = (mail.clone(), gauge.clone(), faults.clone());
         let thread = std::thread::spawn(move || {
             let sink: ReplySink = Arc::new(move |reply| drop(replies.send(Mail::Device(reply))));
-            let ranks = (0..world).map(|rank| (format!("dev-{rank}"), Double::open(seen.clone(), rank))).collect();
+            let ranks =
+                (0..world).map(|rank| (format!("dev-{rank}"), Double::open(seen.clone(), rank))).collect();
             let group = Group::open(ranks, &sink).unwrap();
             let send = Box::new(move |id, event| drop(out.send((id, event))));
             Engine::new(group, limits, 256, false, inbox, send, for_engine).run()
@@ -95,7 +96,10 @@ impl Bench {
         self.mail.send(Mail::Close).unwrap();
         let result = self.thread.join().unwrap();
         if result.is_ok() {
-            assert_eq!((self.faults.live_sequences(), self.faults.live_images(), self.faults.live_models()), (0, 0, 0));
+            assert_eq!(
+                (self.faults.live_sequences(), self.faults.live_images(), self.faults.live_models()),
+                (0, 0, 0)
+            );
         }
         result
     }
@@ -200,7 +204,8 @@ fn decoding_goes_on_while_a_long_prompt_is_prefilled() {
     while !matches!(bench.next().1, SequenceEvent::Token { .. }) {}
     bench.submit(2, submission(text(3000, 2), 1));
     bench.collect(2);
-    let mixed: Vec<_> = faults.batches().into_iter().filter(|rows| rows.iter().any(|&n| n > 1) && rows.len() > 1).collect();
+    let mixed: Vec<_> =
+        faults.batches().into_iter().filter(|rows| rows.iter().any(|&n| n > 1) && rows.len() > 1).collect();
     assert!(mixed.len() >= 3000 / 128, "the prompt took several steps");
     assert!(mixed.iter().all(|rows| rows[0] == 1), "a step left the decoding row out: {mixed:?}");
     assert!(mixed.iter().all(|rows| rows[1] <= 128));

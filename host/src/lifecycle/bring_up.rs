@@ -172,6 +172,7 @@ pub(super) async fn bring_up(entry: Arc<Entry>, shared: Arc<Shared>) -> Result<L
         architecture: chosen.architecture.name.clone(),
         plugin: chosen.plugin.clone(),
         build: chosen.build.clone(),
+        worker: process.pid(),
         load: shared.loads.fetch_add(1, Ordering::Relaxed) + 1,
     });
     note(&entry, &order, &decision, &info, began);
@@ -190,7 +191,8 @@ pub(super) async fn bring_up(entry: Arc<Entry>, shared: Arc<Shared>) -> Result<L
 
 async fn resolve(entry: &Arc<Entry>, shared: &Shared) -> Result<ModelFiles, Failure> {
     let teller = Arc::clone(entry);
-    let progress = Arc::new(move |phase, done, total, detail| teller.progress.report(phase, done, total, detail));
+    let progress =
+        Arc::new(move |phase, done, total, detail| teller.progress.report(phase, done, total, detail));
     let path = shared.resolver.resolve(entry.request.model.as_str().to_owned(), progress).await?;
     tokio::task::spawn_blocking(move || ModelFiles::read(&path))
         .await
@@ -266,7 +268,9 @@ fn context(asked: Option<u64>) -> Option<u32> {
 
 async fn greet(line: &mut Line) -> Result<(), Failure> {
     let protocol = line
-        .expect(|message| if let FromWorker::Hello { protocol, .. } = message { Some(protocol) } else { None })
+        .expect(
+            |message| if let FromWorker::Hello { protocol, .. } = message { Some(protocol) } else { None },
+        )
         .await?;
     if protocol == PROTOCOL {
         return Ok(());
@@ -277,7 +281,10 @@ async fn greet(line: &mut Line) -> Result<(), Failure> {
 
 async fn plan(line: &mut Line, order: &LoadOrder) -> Result<Vec<MemoryPlan>, Failure> {
     line.send(ToWorker::Plan { call: 1, order: order.clone() });
-    line.expect(|message| if let FromWorker::Planned { call: 1, ranks } = message { Some(ranks) } else { None }).await
+    line.expect(
+        |message| if let FromWorker::Planned { call: 1, ranks } = message { Some(ranks) } else { None },
+    )
+    .await
 }
 
 fn reserve(
@@ -289,7 +296,10 @@ fn reserve(
     let mut wishes = shared.options.wishes();
     wishes.context = context(entry.request.context_tokens);
     wishes.slots = entry.request.slots.unwrap_or(shared.options.slots).max(1);
-    let total = shared.options.memory_bytes.map_or(machine.memory.total_bytes, |limit| limit.min(machine.memory.total_bytes));
+    let total = shared
+        .options
+        .memory_bytes
+        .map_or(machine.memory.total_bytes, |limit| limit.min(machine.memory.total_bytes));
     let available = match shared.options.memory_bytes {
         // Under a limit of the operator's own, what this node's models use counts, not what others do.
         Some(limit) => limit.min(machine.memory.available_bytes),

@@ -32,6 +32,8 @@ pub struct ModelInfo {
     pub plugin: String,
     /// Build of that plugin.
     pub build: String,
+    /// Process id of its worker.
+    pub worker: u32,
     /// Counts loads on this node: two infos with the same number speak of the same load.
     pub load: u64,
 }

@@ -84,7 +84,13 @@ pub mod code {
 
 /// A failure that has happened once.
 pub(super) fn failure(code: &str, message: impl Into<String>, retryable: bool) -> Failure {
-    Failure { code: code.to_owned(), message: message.into(), retryable, attempts: 1, next_attempt_in_ms: None }
+    Failure {
+        code: code.to_owned(),
+        message: message.into(),
+        retryable,
+        attempts: 1,
+        next_attempt_in_ms: None,
+    }
 }
 
 /// A refusal for want of memory, with the missing amount.

@@ -242,7 +242,8 @@ impl Keeper {
             code::UNSUPPORTED | code::NO_PLUGIN | code::NO_DEVICE => FailureCode::Unsupported,
             _ => FailureCode::DeviceLost,
         };
-        let retry = failure.retryable.then(|| failure.next_attempt_in_ms.map_or(1000, |ms| ms.min(60_000) as u32));
+        let retry =
+            failure.retryable.then(|| failure.next_attempt_in_ms.map_or(1000, |ms| ms.min(60_000) as u32));
         for (_, ticket) in std::mem::take(&mut self.tickets) {
             ticket.fail(kind, &format!("the model is not available: {}", failure.message), retry);
         }

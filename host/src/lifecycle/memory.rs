@@ -135,12 +135,9 @@ impl Accounts {
     }
 
     /// Bytes that can still be promised on a machine that has `available` of `total` bytes free now.
-    pub fn room(&self, total: u64, available: u64) -> u64 {
-        self.with(|promises| Self::room_beside(promises, total, available))
-    }
-
     fn room_beside(promises: &[Promise], total: u64, available: u64) -> u64 {
-        let outstanding: u64 = promises.iter().map(|promise| promise.planned.saturating_sub(promise.used)).sum();
+        let outstanding: u64 =
+            promises.iter().map(|promise| promise.planned.saturating_sub(promise.used)).sum();
         available.saturating_sub(outstanding).saturating_sub(total / SPARE_SHARE)
     }
 
@@ -260,13 +257,15 @@ mod tests {
     #[test]
     fn promises_that_are_not_used_yet_are_not_free() {
         let accounts = Accounts::default();
+        let room =
+            |total, available| accounts.with(|promises| Accounts::room_beside(promises, total, available));
         let (_, first) = accounts.reserve(1000, 1000, |room| Ok((room, 600))).unwrap();
-        assert_eq!(accounts.room(1000, 1000), 350);
+        assert_eq!(room(1000, 1000), 350);
         first.measured(500);
-        assert_eq!(accounts.room(1000, 500), 350, "what is used is not counted twice");
+        assert_eq!(room(1000, 500), 350, "what is used is not counted twice");
         let refused = accounts.reserve(1000, 500, |room| Err::<((), u64), _>(does_not_fit("it", 400, room)));
         assert!(refused.unwrap_err().message.contains("50 bytes are missing"));
         drop(first);
-        assert_eq!(accounts.room(1000, 1000), 950);
+        assert_eq!(room(1000, 1000), 950);
     }
 }

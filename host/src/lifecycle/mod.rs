@@ -253,9 +253,9 @@ impl Models {
 
     /// One model, by id or alias.
     pub fn status(&self, name: &str) -> Option<ModelStatus> {
-        self.list().into_iter().find(|status| {
-            status.id.as_str() == name || status.aliases.iter().any(|alias| alias == name)
-        })
+        self.list()
+            .into_iter()
+            .find(|status| status.id.as_str() == name || status.aliases.iter().any(|alias| alias == name))
     }
 
     /// Whether each desired model has lately produced a token.
@@ -308,7 +308,9 @@ impl Models {
         if let Some(entry) = entries.values().find(|entry| entry.answers_to(id.as_str())) {
             return self.join(entry, &request, persistent);
         }
-        if let Some(taken) = request.aliases.iter().find(|alias| entries.values().any(|other| other.answers_to(alias))) {
+        if let Some(taken) =
+            request.aliases.iter().find(|alias| entries.values().any(|other| other.answers_to(alias)))
+        {
             return Err(LifecycleError::Invalid(format!("another model answers to {taken:?} already")));
         }
         let job = self.0.next_job();
@@ -346,7 +348,12 @@ impl Models {
         }
     }
 
-    fn join(&self, entry: &Arc<Entry>, request: &LoadRequest, persistent: bool) -> Result<Job, LifecycleError> {
+    fn join(
+        &self,
+        entry: &Arc<Entry>,
+        request: &LoadRequest,
+        persistent: bool,
+    ) -> Result<Job, LifecycleError> {
         let was = &entry.request;
         let differs = |asked: bool, setting| {
             let model = entry.id.clone();
@@ -372,7 +379,12 @@ impl Models {
             }
             let _ = entry.commands.send(Command::Retry(job));
         }
-        Ok(Job { id: entry.progress.job(), model: entry.id.clone(), started, standing: entry.standing.subscribe() })
+        Ok(Job {
+            id: entry.progress.job(),
+            model: entry.id.clone(),
+            started,
+            standing: entry.standing.subscribe(),
+        })
     }
 
     fn check(&self, guard: &Guard) -> Result<(), LifecycleError> {
@@ -396,17 +408,13 @@ impl Models {
         self.check(&request.guard)?;
         let name = request.model.as_str();
         let entry = self.find(name).ok_or_else(|| LifecycleError::NotFound(name.to_owned()))?;
-        let patience =
-            request.drain_timeout_ms.map_or(self.0.options.drain_timeout, Duration::from_millis);
+        let patience = request.drain_timeout_ms.map_or(self.0.options.drain_timeout, Duration::from_millis);
         let (reply, answer) = oneshot::channel();
         let unload = Unload { only_if_idle: request.only_if_idle, patience, reply };
         // Refused only when the keeper is gone, and then the reply is dropped, too.
         let _ = entry.commands.send(Command::Unload(unload));
-        let freed_bytes = if request.wait || request.only_if_idle {
-            answer.await.unwrap_or(Ok(0))?
-        } else {
-            0
-        };
+        let freed_bytes =
+            if request.wait || request.only_if_idle { answer.await.unwrap_or(Ok(0))? } else { 0 };
         Ok(UnloadResponse {
             model: entry.id.clone(),
             state: entry.standing.borrow().state(),

@@ -70,7 +70,14 @@ impl Progress {
         self.tell(LoadPhase::Failed, 0, 0, None, Some(failure));
     }
 
-    fn tell(&self, phase: LoadPhase, done: u64, total: u64, detail: Option<String>, failure: Option<Failure>) {
+    fn tell(
+        &self,
+        phase: LoadPhase,
+        done: u64,
+        total: u64,
+        detail: Option<String>,
+        failure: Option<Failure>,
+    ) {
         let mut state = self.lock();
         let now = Instant::now();
         let same = state.history.last().is_some_and(|last| last.progress.phase == phase);
@@ -81,7 +88,8 @@ impl Progress {
         let left = total.saturating_sub(done);
         let eta_ms = (done > 0 && total > 0).then(|| (in_phase as f64 * left as f64 / done as f64) as u64);
         let elapsed_ms = now.duration_since(state.started).as_millis() as u64;
-        let progress = LoadProgress { phase, bytes_done: done, bytes_total: total, eta_ms, elapsed_ms, detail };
+        let progress =
+            LoadProgress { phase, bytes_done: done, bytes_total: total, eta_ms, elapsed_ms, detail };
         let event = LoadEvent { job: state.job.clone(), model: self.model.clone(), progress, failure };
         if same {
             state.history.pop();
@@ -143,13 +151,10 @@ mod tests {
         let late = progress.listen();
         progress.report(LoadPhase::Read, 100, 100, None);
         progress.report(LoadPhase::Ready, 0, 0, None);
-        let heard: Vec<_> = late.map(|event| (event.progress.phase, event.progress.bytes_done)).collect().await;
-        let expected = [
-            (LoadPhase::Resolve, 0),
-            (LoadPhase::Read, 50),
-            (LoadPhase::Read, 100),
-            (LoadPhase::Ready, 0),
-        ];
+        let heard: Vec<_> =
+            late.map(|event| (event.progress.phase, event.progress.bytes_done)).collect().await;
+        let expected =
+            [(LoadPhase::Resolve, 0), (LoadPhase::Read, 50), (LoadPhase::Read, 100), (LoadPhase::Ready, 0)];
         assert_eq!(heard, expected);
         let after: Vec<_> = progress.listen().map(|event| event.progress.phase).collect().await;
         assert_eq!(after, [LoadPhase::Resolve, LoadPhase::Read, LoadPhase::Ready]);

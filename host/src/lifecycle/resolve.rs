@@ -22,7 +22,11 @@ pub type ResolveProgress = Arc<dyn Fn(LoadPhase, u64, u64, Option<String>) + Sen
 /// Finds a model's files, fetching them if it must.
 pub trait Resolver: Send + Sync + 'static {
     /// The folder or GGUF file `model` stands for, complete and on this machine. Dropping the future gives up.
-    fn resolve(&self, model: String, progress: ResolveProgress) -> BoxFuture<'static, Result<PathBuf, Failure>>;
+    fn resolve(
+        &self,
+        model: String,
+        progress: ResolveProgress,
+    ) -> BoxFuture<'static, Result<PathBuf, Failure>>;
 }
 
 /// Resolves local paths only.
@@ -79,7 +83,8 @@ impl ModelFiles {
     }
 
     fn read_folder(path: &Path, config: &Path, weights: Vec<PathBuf>) -> Result<Self, Failure> {
-        let wrong = |message: String| failure(code::INVALID, format!("{}: {message}", config.display()), false);
+        let wrong =
+            |message: String| failure(code::INVALID, format!("{}: {message}", config.display()), false);
         let text = std::fs::read_to_string(config).map_err(|error| wrong(error.to_string()))?;
         let value: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         let model_type =
@@ -137,13 +142,15 @@ fn safetensors(path: &Path, names: &[String]) -> Result<Vec<PathBuf>, String> {
     let Ok(text) = std::fs::read_to_string(&index) else {
         return Ok(with_extension(path, names, "safetensors"));
     };
-    let value: Value = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", index.display()))?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", index.display()))?;
     let map = value["weight_map"].as_object().ok_or_else(|| format!("{}: no weight_map", index.display()))?;
     let mut shards: Vec<&str> = map.values().filter_map(Value::as_str).collect();
     shards.sort_unstable();
     shards.dedup();
     for shard in &shards {
-        let inside = Path::new(shard).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let inside =
+            Path::new(shard).components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if !inside || !path.join(shard).is_file() {
             return Err(format!("the index names {shard}, which is not there"));
         }
@@ -197,7 +204,8 @@ mod tests {
             ("preprocessor_config.json", "{}"),
         ]);
         let files = ModelFiles::read(sharded.path()).unwrap();
-        let names: Vec<_> = files.weights.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> =
+            files.weights.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["a.safetensors", "b.safetensors"]);
         assert_eq!((files.weight_file_bytes, files.preprocessor.as_str()), (5, "{}"));
     }

@@ -57,7 +57,10 @@ impl Keeper {
         let mut draining: Option<Draining> = None;
         let mut proof_asked: Option<Instant> = None;
         let death = loop {
-            if draining.as_ref().is_some_and(|draining| self.tickets.is_empty() || Instant::now() >= draining.deadline) {
+            if draining
+                .as_ref()
+                .is_some_and(|draining| self.tickets.is_empty() || Instant::now() >= draining.deadline)
+            {
                 let unloads = draining.map_or_else(Vec::new, |draining| draining.unloads);
                 return self.unload(live, unloads).await;
             }
@@ -245,13 +248,7 @@ impl Keeper {
     }
 
     /// The worker is dead or has to die: settle its requests, make sure the process is gone, come back.
-    async fn bury(
-        &mut self,
-        live: Live,
-        death: Death,
-        since: Instant,
-        draining: Option<Draining>,
-    ) -> Next {
+    async fn bury(&mut self, live: Live, death: Death, since: Instant, draining: Option<Draining>) -> Next {
         let Live { line, process, reservation, .. } = live;
         drop(line); // what tells a worker that lives to end
         let status = process.end(Duration::from_millis(500)).await;

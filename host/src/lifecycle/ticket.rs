@@ -51,7 +51,10 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    pub fn new(submission: Submission, inflight: &Arc<AtomicU32>) -> (Self, UnboundedReceiver<SequenceEvent>) {
+    pub fn new(
+        submission: Submission,
+        inflight: &Arc<AtomicU32>,
+    ) -> (Self, UnboundedReceiver<SequenceEvent>) {
         let (out, events) = unbounded_channel();
         let ticket = Self {
             submission,

@@ -232,7 +232,8 @@ mod tests {
         let (ended, on_end) = tokio::sync::oneshot::channel();
         let mut worker = pump_blocking(worker, move || {
             let _ = ended.send(());
-        }).unwrap();
+        })
+        .unwrap();
         let (mut end, task) = pump(UnixStream::from_std(supervisor).unwrap());
 
         end.to_worker.send(ToWorker::Cancel { id: 3 }).unwrap();

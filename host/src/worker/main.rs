@@ -66,10 +66,11 @@ pub fn run() -> ExitCode {
     if let Err(error) = socket.peer_addr() {
         return refuse_to_start(&error);
     }
-    let end = match link::pump_blocking(socket, || std::process::exit(i32::from(EXIT.load(Ordering::Relaxed)))) {
-        Ok(end) => end,
-        Err(error) => return refuse_to_start(&error),
-    };
+    let end =
+        match link::pump_blocking(socket, || std::process::exit(i32::from(EXIT.load(Ordering::Relaxed)))) {
+            Ok(end) => end,
+            Err(error) => return refuse_to_start(&error),
+        };
     log::install(end.to_supervisor.clone());
     ExitCode::from(serve(end))
 }
@@ -247,8 +248,7 @@ fn report(call: u64, world: usize, out: UnboundedSender<FromWorker>) -> LoadProg
             state.last = None;
         }
         state.ranks[rank] = (done, total);
-        let (done, total) =
-            state.ranks.iter().fold((0, 0), |sum, rank| (sum.0 + rank.0, sum.1 + rank.1));
+        let (done, total) = state.ranks.iter().fold((0, 0), |sum, rank| (sum.0 + rank.0, sum.1 + rank.1));
         let due = state.last.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) || done >= total;
         if !due {
             return true;

@@ -90,9 +90,10 @@ impl<V> Tree<V> {
 
     /// All values.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &V)> {
-        self.nodes.iter().enumerate().filter_map(|(index, node)| {
-            Some((NodeId(index as u32), node.as_ref()?.value.as_ref()?))
-        })
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(index, node)| Some((NodeId(index as u32), node.as_ref()?.value.as_ref()?)))
     }
 
     /// Follows a path as far as it goes.

@@ -58,10 +58,9 @@ pub fn choose(
         let random = uniform(sampling.seed, position);
         truncate::sample(logits, sampling, random).ok_or(SampleError::NothingLeft)?
     };
-    let logprob = model.zip(raw).map(|(model, raw)| TokenLogprob {
-        logprob: raw[token as usize] - model.log_sum,
-        top: model.top,
-    });
+    let logprob = model
+        .zip(raw)
+        .map(|(model, raw)| TokenLogprob { logprob: raw[token as usize] - model.log_sum, top: model.top });
     Ok(Choice { token, logprob })
 }
 
@@ -153,8 +152,7 @@ mod tests {
     fn shares(logits: &[f32], sampling: &Sampling) -> Vec<f64> {
         let mut shares = vec![0.0; logits.len()];
         for position in 0..4000 {
-            let choice =
-                choose(&mut logits.to_vec(), sampling, &History::default(), position, None).unwrap();
+            let choice = choose(&mut logits.to_vec(), sampling, &History::default(), position, None).unwrap();
             shares[choice.token as usize] += 1.0 / 4000.0;
         }
         shares
