@@ -197,6 +197,19 @@ impl ErrorKind {
     }
 }
 
+/// Longest message of an error.
+const MESSAGE_LIMIT_BYTES: usize = 4096;
+/// Longest path of a parameter.
+const PARAM_LIMIT_BYTES: usize = 256;
+
+fn cut(mut text: String, limit_bytes: usize) -> String {
+    if text.len() > limit_bytes {
+        text.truncate(text.floor_char_boundary(limit_bytes));
+        text.push('…');
+    }
+    text
+}
+
 /// How far a load has come, told to clients that are turned away while it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadingState {
@@ -234,12 +247,13 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// An error with the kind's own code and retry advice.
+    /// An error with the kind's own code and retry advice. A very long message is cut: it quotes
+    /// somebody, and an error must not be as large as the request it refuses.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
             code: kind.default_code().to_owned(),
-            message: message.into(),
+            message: cut(message.into(), MESSAGE_LIMIT_BYTES),
             param: None,
             retryable: kind.retryable(),
             retry_after_s: None,
@@ -279,7 +293,7 @@ impl ApiError {
 
     /// The same error, naming the parameter at fault.
     pub fn with_param(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        self.param = Some(cut(param.into(), PARAM_LIMIT_BYTES));
         self
     }
 
@@ -480,6 +494,12 @@ mod tests {
         let event = r#"{"type":"error","error":{"type":"overloaded_error","message":"busy"}}"#;
         assert_eq!(ApiError::from_event(event).map(|e| e.kind), Some(ErrorKind::Overloaded));
         assert_eq!(ApiError::from_event(r#"{"choices":[]}"#), None);
+    }
+
+    #[test]
+    fn an_error_is_never_as_large_as_what_it_quotes() {
+        let error = ApiError::invalid("é".repeat(1_000_000), "ü".repeat(1_000_000));
+        assert!(error.openai_body().to_string().len() < 10_000);
     }
 
     #[test]

@@ -173,6 +173,10 @@ pub(crate) fn integer_of(value: &Value) -> Option<i64> {
 
 /// The known name closest to `name`, if it is close enough to be a slip of the pen.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Nobody slips by a megabyte, and the comparison costs the product of both lengths.
+    if name.len() > 64 {
+        return None;
+    }
     known
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))

@@ -207,3 +207,54 @@ fn deep_nesting_is_refused_and_not_followed() {
         read_with_everything(body.as_bytes()).expect("an orderly refusal");
     }
 }
+
+/// Bodies that are large in one dimension are read in time linear in their size: a quadratic step
+/// would keep this test busy for minutes.
+#[test]
+fn large_bodies_are_read_in_linear_time() {
+    const MANY: usize = 20_000;
+    let user = || json!({"role": "user", "content": "go"});
+
+    let mut strangers = json!({"model": "m", "max_tokens": 9, "messages": [user()]});
+    let names = (0..MANY).map(|n| (format!("field{n}"), json!(1)));
+    strangers.as_object_mut().expect("an object").extend(names);
+    let dropped = messages_on_chat(&strangers).expect("tolerated");
+    assert!(dropped.len() < 100, "{} names of dropped fields", dropped.len());
+    assert!(chat_on_messages(&strangers).is_ok());
+
+    let calls: Vec<Value> = (0..MANY)
+        .map(|n| json!({"type": "tool_use", "id": format!("t{n}"), "name": "f", "input": {}}))
+        .collect();
+    let result = |n| json!({"type": "tool_result", "tool_use_id": format!("t{n}"), "content": "x"});
+    let results: Vec<Value> = (0..MANY).rev().map(result).collect();
+    let turns =
+        json!([user(), {"role": "assistant", "content": calls}, {"role": "user", "content": results}]);
+    assert!(messages_on_chat(&json!({"model": "m", "max_tokens": 9, "messages": turns})).is_ok());
+
+    let call =
+        |n| json!({"id": format!("t{n}"), "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let calls: Vec<Value> = (0..MANY).map(call).collect();
+    let mut messages = vec![user(), json!({"role": "assistant", "tool_calls": calls})];
+    messages.extend(
+        (0..MANY).rev().map(|n| json!({"role": "tool", "tool_call_id": format!("t{n}"), "content": "x"})),
+    );
+    assert!(chat_on_messages(&json!({"model": "m", "messages": messages})).is_ok());
+
+    let tools: Vec<Value> = (0..MANY).map(|n| json!({"name": format!("odd.name.{n}")})).collect();
+    let body = json!({"model": "m", "max_tokens": 9, "messages": [user()], "tools": tools});
+    assert!(messages_on_chat(&body).is_ok());
+
+    let body = json!({"model": "m", "messages": [user()], "x".repeat(10_000_000): 1});
+    let error = ChatRequest::parse(body.to_string().as_bytes()).expect_err("unknown");
+    assert!(error.openai_body().to_string().len() < 10_000);
+}
+
+fn messages_on_chat(body: &Value) -> Result<Vec<String>, ApiError> {
+    let request = MessagesRequest::parse(body.to_string().as_bytes())?;
+    Ok(messages_on_chat::request::translate(request, ChatServer::default())?.dropped)
+}
+
+fn chat_on_messages(body: &Value) -> Result<Vec<String>, ApiError> {
+    let request = ChatRequest::parse_lenient(body.to_string().as_bytes())?;
+    Ok(chat_on_messages::request::translate(request, MessagesServer::default())?.dropped)
+}

@@ -1,5 +1,7 @@
 //! Tools: what a model may call, which of them it must, and the calls it made.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
@@ -181,14 +183,14 @@ impl ToolChoice {
         let mode = allowed.string("mode")?.unwrap_or_else(|| "auto".to_owned());
         let mode = Self::read_mode(&allowed.at("mode"), &mode)?;
         let path = allowed.at("tools");
-        let mut names = Vec::new();
+        let mut names = HashSet::new();
         for (index, value) in allowed.list("tools")?.unwrap_or_default().into_iter().enumerate() {
             let mut item = Fields::from_value(join(&path, index), value)?;
             let name = match item.nested("function")? {
                 Some(mut function) => function.required_string("name")?,
                 None => item.required_string("name")?,
             };
-            names.push(name);
+            names.insert(name);
         }
         tools.retain(|tool| names.contains(&tool.name));
         Ok(mode)

@@ -3,6 +3,7 @@
 //! Everything minted here is a hash of what it replaces: the same call gets the same id in every
 //! turn and on every gateway, without anybody remembering it.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
@@ -15,8 +16,8 @@ const TOOL_NAME_KEPT: usize = 55;
 /// Names of tools that had to be changed, and what they were.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolNames {
-    /// `(on the wire, as the client knows it)`.
-    changed: Vec<(String, String)>,
+    /// As the client knows it, by the name on the wire.
+    changed: HashMap<String, String>,
 }
 
 impl ToolNames {
@@ -28,15 +29,13 @@ impl ToolNames {
         let mut short: String =
             name.chars().take(TOOL_NAME_KEPT).map(|c| if is_plain_character(c) { c } else { '_' }).collect();
         let _ = write!(short, "_{}", &hex_digest(name)[..8]);
-        if !self.changed.iter().any(|(_, original)| original == name) {
-            self.changed.push((short.clone(), name.to_owned()));
-        }
+        self.changed.entry(short.clone()).or_insert_with(|| name.to_owned());
         short
     }
 
     /// The name the client knows.
     pub fn restore<'a>(&'a self, name: &'a str) -> &'a str {
-        self.changed.iter().find(|(short, _)| short == name).map_or(name, |(_, original)| original)
+        self.changed.get(name).map_or(name, String::as_str)
     }
 }
 

@@ -79,6 +79,9 @@ pub struct Translated<Request, Reply> {
     pub dropped: Vec<String>,
 }
 
+/// Most names of dropped fields that are told. A client that sends more is not speaking the dialect.
+const DROPPED_MAXIMUM: usize = 64;
+
 /// Collects the names of dropped fields, each once.
 #[derive(Debug, Default)]
 pub(crate) struct Dropped(Vec<String>);
@@ -86,7 +89,7 @@ pub(crate) struct Dropped(Vec<String>);
 impl Dropped {
     pub(crate) fn add(&mut self, name: impl Into<String>) {
         let name = name.into();
-        if !self.0.contains(&name) {
+        if self.0.len() < DROPPED_MAXIMUM && !self.0.contains(&name) {
             self.0.push(name);
         }
     }

@@ -1,5 +1,7 @@
 //! The request: OpenAI chat into Anthropic messages.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::ReplyContext;
@@ -46,6 +48,8 @@ pub fn translate(
     let mut conversation = Conversation {
         system: Vec::new(),
         turns: Vec::new(),
+        call_order: HashMap::new(),
+        results: Vec::new(),
         server,
         names: &mut names,
         dropped: &mut dropped,
@@ -212,6 +216,10 @@ fn translate_stop(stop: Vec<String>, dropped: &mut Dropped) -> Vec<String> {
 struct Conversation<'a> {
     system: Vec<String>,
     turns: Vec<Turn>,
+    /// Places of the calls in the model's last turn, by id.
+    call_order: HashMap<String, usize>,
+    /// Results that came since, each with the place of its call.
+    results: Vec<(usize, Block)>,
     server: MessagesServer,
     names: &'a mut ToolNames,
     dropped: &'a mut Dropped,
@@ -220,6 +228,9 @@ struct Conversation<'a> {
 impl Conversation<'_> {
     fn message(&mut self, index: usize, message: Message) -> Result<(), ApiError> {
         let path = format!("messages.{index}.content");
+        if !matches!(message, Message::Tool { .. }) {
+            self.flush_results();
+        }
         match message {
             Message::System { content, .. } => {
                 let text = content.text("\n");
@@ -239,7 +250,7 @@ impl Conversation<'_> {
             Message::Assistant(message) => self.assistant(message),
             Message::Tool { tool_call_id, content, .. } => {
                 let content = self.blocks(&path, content)?;
-                self.tool_result(Block::ToolResult { tool_use_id: tool_call_id, content, is_error: false });
+                self.tool_result(tool_call_id, content);
             }
         }
         Ok(())
@@ -253,33 +264,26 @@ impl Conversation<'_> {
         }
     }
 
-    /// Results stand at the beginning of the user's turn, in the order of the calls.
-    fn tool_result(&mut self, result: Block) {
-        let order = self.call_order();
-        let place_of = |block: &Block| match block {
-            Block::ToolResult { tool_use_id, .. } => {
-                order.iter().position(|id| id == tool_use_id).unwrap_or(order.len())
-            }
-            _ => usize::MAX,
-        };
-        let place = place_of(&result);
-        if !matches!(self.turns.last(), Some(turn) if turn.role == Role::User) {
-            self.turns.push(Turn { role: Role::User, content: Vec::new() });
-        }
-        if let Some(turn) = self.turns.last_mut() {
-            let at =
-                turn.content.iter().position(|block| place_of(block) > place).unwrap_or(turn.content.len());
-            turn.content.insert(at, result);
-        }
+    fn tool_result(&mut self, tool_use_id: String, content: Vec<Block>) {
+        let place = self.call_order.get(&tool_use_id).copied().unwrap_or(usize::MAX);
+        self.results.push((place, Block::ToolResult { tool_use_id, content, is_error: false }));
     }
 
-    fn call_order(&self) -> Vec<String> {
-        let last = self.turns.iter().rev().find(|turn| turn.role == Role::Assistant);
-        let ids = last.into_iter().flat_map(|turn| &turn.content).filter_map(|block| match block {
-            Block::ToolUse { id, .. } => Some(id.clone()),
-            _ => None,
-        });
-        ids.collect()
+    /// Results stand at the beginning of the user's turn, in the order of the calls.
+    fn flush_results(&mut self) {
+        if self.results.is_empty() {
+            return;
+        }
+        self.results.sort_by_key(|(place, _)| *place);
+        let results = self.results.drain(..).map(|(_, result)| result);
+        match self.turns.last_mut() {
+            Some(turn) if turn.role == Role::User => {
+                let is_result = |block: &Block| matches!(block, Block::ToolResult { .. });
+                let after = turn.content.iter().take_while(|block| is_result(block)).count();
+                turn.content.splice(after..after, results);
+            }
+            _ => self.turns.push(Turn { role: Role::User, content: results.collect() }),
+        }
     }
 
     fn assistant(&mut self, message: AssistantMessage) {
@@ -294,7 +298,9 @@ impl Conversation<'_> {
                 blocks.push(Block::Text(text));
             }
         }
-        for call in message.tool_calls {
+        self.call_order.clear();
+        for (place, call) in message.tool_calls.into_iter().enumerate() {
+            self.call_order.insert(call.id.clone(), place);
             let input = match call.arguments {
                 ToolArguments::Object(map) => map,
                 ToolArguments::Text(text) => {
@@ -328,6 +334,7 @@ impl Conversation<'_> {
     }
 
     fn close(&mut self) -> Result<(), ApiError> {
+        self.flush_results();
         if !matches!(self.turns.first(), Some(turn) if turn.role == Role::User) {
             if !self.server.lenient {
                 let message = "this model wants the conversation to begin with a user message";

@@ -1,5 +1,7 @@
 //! The request: Anthropic messages into OpenAI chat.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::{ReplyContext, typed_tools};
@@ -44,8 +46,13 @@ pub fn translate(
     let prewarm = request.max_tokens == 0;
     let mut template = translate_thinking(request.thinking, request.effort);
 
-    let mut conversation =
-        Conversation { messages: Vec::new(), server, names: &mut names, dropped: &mut dropped };
+    let mut conversation = Conversation {
+        messages: Vec::new(),
+        called: HashSet::new(),
+        server,
+        names: &mut names,
+        dropped: &mut dropped,
+    };
     conversation.system(request.system);
     let last = request.messages.len() - 1;
     for (index, turn) in request.messages.into_iter().enumerate() {
@@ -181,6 +188,8 @@ fn translate_custom(tool: &messages_tools::CustomTool, names: &mut ToolNames) ->
 /// The messages written so far.
 struct Conversation<'a> {
     messages: Vec<Message>,
+    /// Ids of the calls made so far.
+    called: HashSet<String>,
     server: ChatServer,
     names: &'a mut ToolNames,
     dropped: &'a mut Dropped,
@@ -233,11 +242,11 @@ impl Conversation<'_> {
                 Block::Text(piece) => text.push_str(&piece),
                 Block::Thinking { thinking, .. } => reasoning.push_str(&thinking),
                 Block::RedactedThinking { .. } => self.dropped.add("redacted_thinking"),
-                Block::ToolUse { id, name, input } => tool_calls.push(ToolCall {
-                    id,
-                    name: self.names.shorten(&name),
-                    arguments: ToolArguments::Object(input),
-                }),
+                Block::ToolUse { id, name, input } => {
+                    self.called.insert(id.clone());
+                    let name = self.names.shorten(&name);
+                    tool_calls.push(ToolCall { id, name, arguments: ToolArguments::Object(input) });
+                }
                 Block::ServerSide { kind, raw } => {
                     text.push_str(&server_side_text(&kind, &raw));
                     self.dropped.add(kind);
@@ -268,7 +277,7 @@ impl Conversation<'_> {
             let path = || format!("messages.{index}.content.{block_index}");
             match block {
                 Block::ToolResult { tool_use_id, content, is_error } => {
-                    if !self.was_called(&tool_use_id) {
+                    if !self.called.contains(&tool_use_id) {
                         if !self.server.lenient {
                             let message = format!(
                                 "unexpected tool_use_id: there is no tool_use with id '{tool_use_id}'"
@@ -291,12 +300,6 @@ impl Conversation<'_> {
             self.messages.push(Message::User { content: self.user_content(attachments), name: None });
         }
         Ok(())
-    }
-
-    fn was_called(&self, id: &str) -> bool {
-        self.messages.iter().rev().any(|message| {
-            matches!(message, Message::Assistant(turn) if turn.tool_calls.iter().any(|call| call.id == id))
-        })
     }
 
     fn user_content(&self, parts: Vec<ContentPart>) -> Content {

@@ -5,6 +5,8 @@ pub mod reply;
 pub mod request;
 pub mod stream;
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 /// What the way back needs to know of a request.
@@ -37,22 +39,22 @@ pub struct ToolIdentity {
 
 /// Tools by the name they have on the wire to the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ToolTable(Vec<(String, ToolIdentity)>);
+pub struct ToolTable(HashMap<String, ToolIdentity>);
 
 impl ToolTable {
     /// Remembers a tool.
     pub(crate) fn insert(&mut self, wire_name: String, identity: ToolIdentity) {
-        self.0.push((wire_name, identity));
+        self.0.insert(wire_name, identity);
     }
 
     /// The tool behind a name of the server; an unknown name is a plain function.
     pub fn get(&self, wire_name: &str) -> ToolIdentity {
-        let known = self.0.iter().find(|(name, _)| name == wire_name).map(|(_, identity)| identity.clone());
-        known.unwrap_or_else(|| ToolIdentity { namespace: None, name: wire_name.to_owned(), custom: false })
+        let plain = || ToolIdentity { namespace: None, name: wire_name.to_owned(), custom: false };
+        self.0.get(wire_name).cloned().unwrap_or_else(plain)
     }
 
     /// Whether a tool of this name was offered.
     pub fn contains(&self, wire_name: &str) -> bool {
-        self.0.iter().any(|(name, _)| name == wire_name)
+        self.0.contains_key(wire_name)
     }
 }

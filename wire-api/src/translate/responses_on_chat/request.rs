@@ -1,5 +1,7 @@
 //! The request: OpenAI responses into OpenAI chat.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{ReplyContext, ToolIdentity, ToolTable};
@@ -152,10 +154,10 @@ fn translate_choice(
         "allowed_tools" => {
             let mode = choice.string("mode")?.unwrap_or_else(|| "auto".to_owned());
             let mode = mode_of("tool_choice.mode", &mode)?;
-            let mut allowed = Vec::new();
+            let mut allowed = HashSet::new();
             for (index, value) in choice.list("tools")?.unwrap_or_default().into_iter().enumerate() {
                 let mut item = Fields::from_value(join("tool_choice.tools", index), value)?;
-                allowed.push(take_wire_name(&mut item, names)?);
+                allowed.insert(take_wire_name(&mut item, names)?);
             }
             tools.retain(|tool| allowed.contains(&tool.name));
             Ok(mode.filter_for(tools))
