@@ -349,6 +349,29 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_parse_and_so_does_what_they_leave_commented_out() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("an example");
+        let uncommented = |text: &str| -> String {
+            // "# key = value" is an example of a setting, "# Some words" is prose.
+            let mut lines = Vec::new();
+            for line in text.lines() {
+                let bare = line.strip_prefix("# ").filter(|bare| bare.contains(" = ") || bare.starts_with('['));
+                lines.push(bare.unwrap_or(line));
+            }
+            lines.join("\n")
+        };
+        let cortex = read("cortex.toml");
+        assert!(parse(&cortex, &[]).is_ok());
+        let all = parse(&uncommented(&cortex), &[]).expect("with every setting");
+        assert_eq!(all.neurons.len(), 2);
+        let models = read("models.toml");
+        for text in [models.clone(), uncommented(&models)] {
+            Catalogue::parse(&text, Path::new("models.toml")).expect("the example catalogue");
+        }
+    }
+
+    #[test]
     fn wrong_keys_and_values_are_named() {
         let cases = [
             ("[gateway]\nlisten_adress = \"x\"", "listen_adress"),

@@ -236,6 +236,11 @@ impl Placement {
             if !wanted || !may_become_resident(replica) || failed.contains_key(&replica.node.hash) {
                 continue;
             }
+            if replica.residency != Residency::LOADABLE {
+                // It is about to go to make room for another model; what comes after that is not known yet.
+                waiting = true;
+                continue;
+            }
             match Room::new(view, model, replica, &self.policy).plan(&self.evictor, take_turn) {
                 Plan::Now(steps) => open.push((replica, steps.candidate(replica.candidate(now)))),
                 Plan::Later => waiting = true,

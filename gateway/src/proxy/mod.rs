@@ -9,6 +9,7 @@ pub mod client;
 pub mod forward;
 pub mod observe;
 pub mod relay;
+pub mod translate;
 pub mod waiting;
 
 /// The error of a body that broke off.

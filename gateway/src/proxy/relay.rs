@@ -15,6 +15,11 @@ use super::observe::{Observer, Tokens};
 use crate::fleet::gauge::Ticket;
 use crate::server::account::Account;
 
+/// The code of an answer that broke off.
+pub const UPSTREAM_LOST: &str = "upstream_lost";
+/// The code of an answer that fell silent.
+pub const UPSTREAM_IDLE: &str = "upstream_idle";
+
 /// What happened to an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -170,7 +175,7 @@ impl Body for Relay {
                 ready!(this.idle.poll(context));
                 let silence = this.idle.limit.as_secs();
                 let message = format!("the node sent nothing for {silence} seconds");
-                this.broken(&ApiError::new(ErrorKind::Timeout, message).with_code("upstream_idle"))
+                this.broken(&ApiError::new(ErrorKind::Timeout, message).with_code(UPSTREAM_IDLE))
             }
         }
     }
@@ -188,7 +193,7 @@ impl Body for Relay {
 }
 
 fn lost(message: String) -> ApiError {
-    ApiError::new(ErrorKind::BadGateway, message).with_code("upstream_lost")
+    ApiError::new(ErrorKind::BadGateway, message).with_code(UPSTREAM_LOST)
 }
 
 impl Drop for Relay {

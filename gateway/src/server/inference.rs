@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use wire_api::node::routes::WAIT_HEADER;
-use wire_api::{ApiError, ErrorKind};
+use wire_api::node::routes::{DROPPED_HEADER, WAIT_HEADER};
+use wire_api::{ApiError, Dialect, ErrorKind};
 
 use super::account::{Account, Underway};
 use super::api::Api;
@@ -22,6 +22,7 @@ use crate::placement::residency::Flight;
 use crate::placement::route::{Placed, Step};
 use crate::proxy::forward::{self, ForwardError, Outgoing, pass_on};
 use crate::proxy::relay::Relay;
+use crate::proxy::translate::{self, Return, TranslatedStream};
 use crate::proxy::waiting::{KEEP_ALIVE, Waiting};
 
 /// Most nodes one request is sent to.
@@ -38,10 +39,20 @@ struct Job {
     model: String,
     model_span: Option<std::ops::Range<usize>>,
     stream: bool,
+    /// The way back to the caller's dialect, where nodes do not speak it.
+    back: Option<Return>,
+    dropped: Vec<String>,
     facts: Facts,
     outgoing: Outgoing,
     wait: Duration,
     started: Instant,
+}
+
+impl Job {
+    /// Whether the node is asked for a stream although the caller did not want one.
+    fn streams_upstream(&self) -> bool {
+        matches!(self.back, Some(Return::Messages(_) | Return::Responses(_)))
+    }
 }
 
 /// Answers a request for a model.
@@ -85,15 +96,27 @@ async fn read(
     facts.session = session(&parts.headers, &peeked.session);
     facts.prompt_tokens = (body.len() / BYTES_PER_TOKEN).min(u32::MAX as usize) as u32;
     facts.max_tokens = peeked.max_tokens;
-    let (model, model_span, stream) = (peeked.model.into_owned(), peeked.model_span, peeked.stream);
+    let (model, mut model_span, mut stream) = (peeked.model.into_owned(), peeked.model_span, peeked.stream);
     let wait = wait_of(&parts.headers, Duration::from_secs(gateway.config.gateway.load_wait_s));
     pass_on(&mut parts.headers);
     if let Ok(value) = HeaderValue::from_str(id) {
         parts.headers.insert(error::REQUEST_ID, value);
     }
     let path = parts.uri.path_and_query().map_or_else(String::new, |path| path.as_str().to_owned());
-    let outgoing = Outgoing { method: parts.method, path, headers: parts.headers, body };
-    Ok(Job { api, id: id.to_owned(), model, model_span, stream, facts, outgoing, wait, started })
+    let mut outgoing = Outgoing { method: parts.method, path, headers: parts.headers, body };
+    let (mut back, mut dropped) = (None, Vec::new());
+    if let Some(prepared) = translate::prepare(api, &outgoing.body)? {
+        model_span = wire_api::peek(&prepared.body)?.model_span;
+        stream = prepared.stream;
+        outgoing.path = prepared.path.to_owned();
+        outgoing.body = prepared.body;
+        back = Some(prepared.back);
+        dropped = prepared.dropped;
+        for field in &dropped {
+            gateway.metrics.dropped_fields.with_label_values(&[field]).inc();
+        }
+    }
+    Ok(Job { api, id: id.to_owned(), model, model_span, stream, back, dropped, facts, outgoing, wait, started })
 }
 
 async fn collect(body: Body, most: usize) -> Result<Bytes, ApiError> {
@@ -144,10 +167,7 @@ async fn stream(gateway: Arc<Gateway>, job: Job) -> Response {
         Ok(response) => response,
         Err(_) => {
             let waiting = Waiting::new(answer, dialect, id.clone(), progress);
-            let mut response = Response::new(Body::new(waiting));
-            let headers = response.headers_mut();
-            headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-            headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            let mut response = event_stream(Body::new(waiting));
             error::identify(&mut response, dialect, &id);
             response
         }
@@ -271,7 +291,7 @@ async fn attempt(
     let key = gateway.node_keys.get(&placed.node.hash);
     // An answer that is no stream begins when it is whole; silence until then is not an error. A node that is
     // gone is noticed by TCP's keep-alives.
-    let silence = job.stream.then(|| gateway.config.gateway.idle_timeout());
+    let silence = (job.stream || job.streams_upstream()).then(|| gateway.config.gateway.idle_timeout());
     let sent = forward::send(&gateway.client, uri, &outgoing, key, silence).await;
     let response = match sent {
         Ok(response) => response,
@@ -293,7 +313,7 @@ async fn attempt(
         let error = ApiError::from_response(status, &body);
         return Attempt::Elsewhere { error, reason: "busy" };
     }
-    Attempt::Answer(relay(gateway, job, placed, underway, response))
+    Attempt::Answer(relay(gateway, job, placed, underway, response).await)
 }
 
 /// Whether another node could serve the request.
@@ -303,8 +323,8 @@ fn others(gateway: &Gateway, job: &Job, node: u64) -> bool {
         .is_some_and(|model| model.replicas.iter().any(|replica| replica.node.hash != node && replica.serves()))
 }
 
-/// Passes the answer on.
-fn relay(
+/// Passes the answer on, in the caller's dialect.
+async fn relay(
     gateway: &Gateway,
     job: &Job,
     mut placed: Placed,
@@ -322,15 +342,58 @@ fn relay(
         .get(http::header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
     let dialect = job.api.dialect();
-    if let Ok(value) = HeaderValue::from_str(&placed.node.name) {
-        parts.headers.insert("x-cortex-node", value);
-    }
+    let node = HeaderValue::from_str(&placed.node.name).ok();
     let idle = gateway.config.gateway.idle_timeout();
     let refused = !parts.status.is_success();
-    let relay =
-        Relay::new(body, events.then_some(dialect), idle, placed.ticket, account, job.started, refused);
-    let mut response = Response::from_parts(parts, Body::new(relay));
+    let upstream_dialect = if job.back.is_some() { Dialect::OpenAi } else { dialect };
+    let spoken = events.then_some(upstream_dialect);
+    let relay = Relay::new(body, spoken, idle, placed.ticket, account, job.started, refused);
+    let mut response = match &job.back {
+        None => Response::from_parts(parts, Body::new(relay)),
+        Some(back) => translated(job, parts.status.as_u16(), relay, back).await,
+    };
+    if let Some(node) = node {
+        response.headers_mut().insert("x-cortex-node", node);
+    }
     error::identify(&mut response, dialect, &job.id);
+    response
+}
+
+/// A node's answer in a dialect it does not speak.
+async fn translated(job: &Job, status: u16, relay: Relay, back: &Return) -> Response {
+    let dialect = job.api.dialect();
+    let mut response = if status >= 400 {
+        let body = relay.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        error::response(&ApiError::from_response(status, &body), dialect, &job.id)
+    } else if let Some(stream) = wanted_stream(job, back) {
+        let estimate = u64::from(job.facts.prompt_tokens);
+        match TranslatedStream::new(relay, stream, &job.id, estimate) {
+            Some(body) => event_stream(Body::new(body)),
+            None => error::response(&ApiError::new(ErrorKind::Internal, "no stream"), dialect, &job.id),
+        }
+    } else {
+        match translate::fold(relay, back).await {
+            Ok(answer) => axum::Json(answer).into_response(),
+            Err(failed) => error::response(&failed, dialect, &job.id),
+        }
+    };
+    if !job.dropped.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&job.dropped.join(","))
+    {
+        response.headers_mut().insert(DROPPED_HEADER, names);
+    }
+    response
+}
+
+fn wanted_stream<'b>(job: &Job, back: &'b Return) -> Option<&'b Return> {
+    (job.stream && !matches!(back, Return::CountTokens)).then_some(back)
+}
+
+fn event_stream(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 

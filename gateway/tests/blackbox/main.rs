@@ -3,6 +3,7 @@
 
 mod client;
 mod cold;
+mod dialects;
 mod gateway;
 mod health;
 mod node;

@@ -139,7 +139,8 @@ async fn refusals_of_the_gateway_itself_have_the_callers_shape() {
         assert_eq!(answer.status, status, "{path}");
         assert_eq!(answer.json().await["error"]["code"], code, "{path}");
     }
-    let answer = send("POST", &url("/v1/messages"), &[("x-api-key", "k")], "{\"model\":\"nope\"}").await;
+    let unknown = json!({"model": "nope", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}]});
+    let answer = send("POST", &url("/v1/messages"), &[("x-api-key", "k")], unknown.to_string()).await;
     assert_eq!(answer.status, 404);
     assert!(answer.header("request-id").starts_with("req_"));
     let body = answer.json().await;
