@@ -23,7 +23,7 @@ pub use chat::{TemplateMessages, template_messages};
 pub use defaults::GenerationDefaults;
 pub use error::PromptError;
 pub use gguf::{GgufError, GgufMetadata, GgufValue};
-pub use model_text::{ModelText, Prompt};
+pub use model_text::{Ending, ModelText, Prompt};
 pub use pyjson::to_python_json;
 pub use template::{ChatTemplate, TemplateInput};
 pub use tokenizer::{Piece, TextTokenizer};

@@ -33,6 +33,18 @@ pub struct Prompt {
     pub text: String,
 }
 
+/// How the rendered conversation ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// As the template leaves it.
+    #[default]
+    AsRendered,
+    /// With the text of the last message, so that the model goes on in the middle of it.
+    Continue,
+    /// With this text after it: the beginning of the answer is given.
+    Append(String),
+}
+
 impl ModelText {
     /// Reads the text files of the model at `path`: a folder in HuggingFace layout, a folder with one GGUF,
     /// or a GGUF file.
@@ -98,13 +110,18 @@ impl ModelText {
     }
 
     /// Renders and tokenizes a conversation that shows `images` images.
-    pub fn chat(&self, input: &TemplateInput, images: usize) -> Result<Prompt, PromptError> {
+    pub fn chat(&self, input: &TemplateInput, images: usize, ending: &Ending) -> Result<Prompt, PromptError> {
         let template = self.template.as_ref().ok_or_else(|| {
             PromptError::InvalidInput(
                 "the model has no chat template; use /v1/completions, or put a chat_template.jinja beside it".into(),
             )
         })?;
-        let text = template.render(input)?;
+        let mut text = template.render(input)?;
+        match ending {
+            Ending::AsRendered => {}
+            Ending::Continue => cut_after_last_message(&mut text, input)?,
+            Ending::Append(more) => text.push_str(more),
+        }
         let ids = self.tokenizer.encode(&text, false)?;
         self.check_placeholders(&ids, images)?;
         let boundaries = boundaries(&ids, &self.stop_tokens);
@@ -141,6 +158,23 @@ impl ModelText {
             "the prompt has {found} image placeholders for {images} images; text must not contain the placeholder itself"
         )))
     }
+}
+
+/// Takes away whatever the template writes after the last message's text.
+fn cut_after_last_message(text: &mut String, input: &TemplateInput) -> Result<(), PromptError> {
+    let last = input.messages.last().and_then(|message| message.get("content")).and_then(Value::as_str);
+    let last = last.unwrap_or_default();
+    // Templates strip the text of turns; a beginning of an answer that ends in white space loses it.
+    let stripped = last.trim();
+    let found = if stripped.is_empty() { None } else { text.rfind(stripped) };
+    let start = found.ok_or_else(|| {
+        PromptError::InvalidInput(
+            "continue_final_message: the template does not show the text of the last message".into(),
+        )
+    })?;
+    text.truncate(start + stripped.len());
+    text.push_str(&last[last.trim_end().len()..]);
+    Ok(())
 }
 
 /// Where the text files are.

@@ -1,0 +1,191 @@
+//! Server-sent events: frames as they come, and a comment every second while none does.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Serialize;
+use tokio::time::{Instant, timeout, timeout_at};
+use wire_api::{ApiError, ErrorKind, sse};
+
+use super::House;
+use super::turn_log::TurnLog;
+use crate::generation::{Served, Turn, TurnEvent};
+
+/// Clients take a connection that says nothing for dead; some after little more than a second.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// How long an answer may be prepared before the response begins without it. Errors found within come with a
+/// status of their own; later ones come as an event.
+const PREPARATION: Duration = Duration::from_millis(400);
+
+/// What an answer is called in one dialect: the pieces a stream is made of, which folded are the whole.
+pub trait Pieces: Send + 'static {
+    /// One piece; what a `data:` line holds.
+    type Piece: Serialize + Send;
+
+    /// The pieces that open the answer.
+    fn open(&mut self) -> Vec<Self::Piece>;
+    /// The pieces of one event.
+    fn event(&mut self, event: TurnEvent) -> Vec<Self::Piece>;
+    /// The pieces that end a complete answer.
+    fn close(&mut self, turn: &Turn) -> Vec<Self::Piece>;
+}
+
+/// A turn that is being prepared.
+type Preparing = Pin<Box<dyn Future<Output = Result<Turn, ApiError>> + Send>>;
+
+enum Stage {
+    Preparing(Preparing),
+    /// An event that came before the response began, then the rest.
+    Speaking(Box<Turn>, Option<TurnEvent>),
+    Over,
+}
+
+/// Waits until `name` serves, for as long as the server has patience.
+pub async fn served(house: &House, name: &str) -> Result<Served, ApiError> {
+    let patience = house.settings.model_patience;
+    match timeout(patience, house.generator.serve(name)).await {
+        Ok(served) => served,
+        Err(_) => {
+            let message = format!("the model '{name}' is not ready after {} s", patience.as_secs());
+            Err(ApiError::new(ErrorKind::Loading, message).with_retry_after(10))
+        }
+    }
+}
+
+/// Answers with the whole: the fold of the pieces a stream would be made of.
+pub async fn whole<P: Pieces>(
+    preparing: impl Future<Output = Result<Turn, ApiError>>,
+    mut pieces: P,
+    log: &mut TurnLog,
+    mut fold: impl FnMut(P::Piece),
+) -> Result<(), ApiError> {
+    let mut turn = preparing.await?;
+    pieces.open().into_iter().for_each(&mut fold);
+    while let Some(event) = turn.next().await? {
+        if matches!(event, TurnEvent::Delta { .. }) {
+            log.spoke();
+        }
+        log.count(&turn);
+        pieces.event(event).into_iter().for_each(&mut fold);
+    }
+    pieces.close(&turn).into_iter().for_each(&mut fold);
+    log.count(&turn);
+    Ok(())
+}
+
+/// Answers with a stream. What goes wrong while the turn is prepared is an error with a status, unless
+/// preparing takes so long that the response has to begin before.
+pub async fn streamed<P: Pieces>(
+    preparing: impl Future<Output = Result<Turn, ApiError>> + Send + 'static,
+    pieces: P,
+    log: TurnLog,
+) -> Result<Response, ApiError> {
+    let stage = prepare(Box::pin(preparing)).await?;
+    let conversation = Conversation { stage, pieces, log, opened: false };
+    let body = stream::unfold(conversation, |mut conversation| async move {
+        let bytes = conversation.next_bytes().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(bytes)), conversation))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// Prepares for a while; admission tells of prompts the engine refuses, a place in the queue may take longer.
+async fn prepare(mut preparing: Preparing) -> Result<Stage, ApiError> {
+    let deadline = Instant::now() + PREPARATION;
+    let Ok(turn) = timeout_at(deadline, &mut preparing).await else {
+        return Ok(Stage::Preparing(preparing));
+    };
+    let mut turn = Box::new(turn?);
+    match timeout_at(deadline, turn.next()).await {
+        Err(_) => Ok(Stage::Speaking(turn, None)),
+        Ok(event) => {
+            let event = event?;
+            Ok(Stage::Speaking(turn, event))
+        }
+    }
+}
+
+/// A streamed answer, from the first frame to the last.
+struct Conversation<P> {
+    stage: Stage,
+    pieces: P,
+    log: TurnLog,
+    opened: bool,
+}
+
+impl<P: Pieces> Conversation<P> {
+    /// The next frames; `None` after the last.
+    async fn next_bytes(&mut self) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        if !self.opened {
+            self.opened = true;
+            write(&mut out, self.pieces.open());
+            return Some(out);
+        }
+        while out.is_empty() {
+            match self.advance(&mut out).await {
+                Ok(true) => {}
+                Ok(false) => return (!out.is_empty()).then_some(out),
+                Err(error) => {
+                    self.log.failed(&error);
+                    self.stage = Stage::Over;
+                    sse::encode::json_data(&mut out, &error.openai_body());
+                }
+            }
+        }
+        Some(out)
+    }
+
+    /// One step: an event, a sign of life, or the end (`false`).
+    async fn advance(&mut self, out: &mut Vec<u8>) -> Result<bool, ApiError> {
+        match &mut self.stage {
+            Stage::Over => return Ok(false),
+            Stage::Preparing(preparing) => match timeout(SIGN_OF_LIFE, preparing).await {
+                Err(_) => sse::encode::comment(out, "waiting for the model"),
+                Ok(turn) => self.stage = Stage::Speaking(Box::new(turn?), None),
+            },
+            Stage::Speaking(turn, held) => {
+                let event = match held.take() {
+                    Some(event) => Some(event),
+                    None => match timeout(SIGN_OF_LIFE, turn.next()).await {
+                        Err(_) => {
+                            sse::encode::comment(out, "working");
+                            return Ok(true);
+                        }
+                        Ok(event) => event?,
+                    },
+                };
+                self.log.count(turn);
+                match event {
+                    Some(event) => {
+                        if matches!(event, TurnEvent::Delta { .. }) {
+                            self.log.spoke();
+                        }
+                        write(out, self.pieces.event(event));
+                    }
+                    None => {
+                        write(out, self.pieces.close(turn));
+                        sse::encode::done(out);
+                        self.log.done();
+                        self.stage = Stage::Over;
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn write<T: Serialize>(out: &mut Vec<u8>, pieces: Vec<T>) {
+    for piece in pieces {
+        sse::encode::json_data(out, &piece);
+    }
+}
