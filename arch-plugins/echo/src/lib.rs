@@ -69,7 +69,7 @@ impl Architecture for Echo {
         let config = Config::read(source, options)?;
         pretend_to_read(&config.settings, progress)?;
         tracing::info!(rank = options.rank, world = options.world, "echo is ready");
-        Ok(EchoModel::new(config, options.rank, options.state_bytes))
+        Ok(EchoModel::new(config, options.rank))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The loaded model.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use plugin_sdk::{Batch, BatchRow, Encoded, Error, ImageView, Loaded, Model, Resu
 
 use crate::config::Config;
 use crate::fault::Outcome;
-use crate::sequence::{Sequence, Total};
+use crate::sequence::Sequence;
 use crate::vision;
 use crate::vocabulary::{IMAGE, VOCABULARY};
 
@@ -17,14 +16,11 @@ use crate::vocabulary::{IMAGE, VOCABULARY};
 pub struct EchoModel {
     config: Config,
     rank: usize,
-    /// Budget for all sequences; 0 means none.
-    state_bytes: u64,
-    total: Total,
 }
 
 impl EchoModel {
-    pub(crate) fn new(config: Config, rank: usize, state_bytes: u64) -> Self {
-        Self { config, rank, state_bytes, total: Total::default() }
+    pub(crate) fn new(config: Config, rank: usize) -> Self {
+        Self { config, rank }
     }
 
     /// Takes as long as the settings say, listening to cancellation.
@@ -40,16 +36,8 @@ impl EchoModel {
         batch.check_cancelled()
     }
 
-    /// Whether a row's tokens fit the budget, and every image token has its image.
-    fn check(&self, row: &BatchRow<'_, Sequence, Arc<str>>) -> Result<()> {
-        let need = row.tokens.len() as u64 * self.config.settings.bytes_per_token;
-        let held = self.total.load(Ordering::Relaxed);
-        if self.state_bytes > 0 && held + need > self.state_bytes {
-            return Err(Error::OutOfMemory {
-                message: format!("{held} of {} bytes of state are taken", self.state_bytes),
-                need_bytes: held + need - self.state_bytes,
-            });
-        }
+    /// Whether every image token has its image.
+    fn check(row: &BatchRow<'_, Sequence, Arc<str>>) -> Result<()> {
         for (place, _) in row.tokens.iter().enumerate().filter(|(_, token)| **token == IMAGE) {
             let position = row.position + place;
             let shown = |image: &plugin_sdk::RowImage<'_, Arc<str>>| {
@@ -66,7 +54,7 @@ impl EchoModel {
 
     /// Feeds one row. An `Err` fails the batch.
     fn feed(&self, row: &mut BatchRow<'_, Sequence, Arc<str>>) -> Result<()> {
-        if let Err(error) = self.check(row) {
+        if let Err(error) = Self::check(row) {
             row.fail(error);
             return Ok(());
         }
@@ -131,7 +119,7 @@ impl Model for EchoModel {
     }
 
     fn sequence(&mut self) -> Result<Sequence> {
-        Ok(Sequence::new(self.config.settings.bytes_per_token, self.total.clone()))
+        Ok(Sequence::new(self.config.settings.bytes_per_token))
     }
 
     fn length(&self, sequence: &Sequence) -> usize {

@@ -1,12 +1,8 @@
 //! A sequence's state: its tokens, and what they say comes next.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::vocabulary::{ASSISTANT, END, IMAGE, USER};
-
-/// Bytes of all sequences of one model.
-pub(crate) type Total = Arc<AtomicU64>;
 
 /// One sequence.
 pub struct Sequence {
@@ -15,7 +11,6 @@ pub struct Sequence {
     borders: Vec<u32>,
     images: Vec<Seen>,
     bytes_per_token: u64,
-    total: Total,
 }
 
 /// An image that was fed.
@@ -26,22 +21,20 @@ struct Seen {
 }
 
 impl Sequence {
-    pub(crate) fn new(bytes_per_token: u64, total: Total) -> Self {
-        Self { tokens: Vec::new(), borders: Vec::new(), images: Vec::new(), bytes_per_token, total }
+    pub(crate) fn new(bytes_per_token: u64) -> Self {
+        Self { tokens: Vec::new(), borders: Vec::new(), images: Vec::new(), bytes_per_token }
     }
 
     /// A second sequence with the first `length` tokens.
     pub(crate) fn fork(&self, length: usize) -> Self {
-        let mut forked = Self::new(self.bytes_per_token, self.total.clone());
+        let mut forked = Self::new(self.bytes_per_token);
         forked.tokens.extend(&self.tokens[..length]);
         forked.borders.extend(&self.borders[..length]);
         forked.images.extend(self.images.iter().filter(|seen| seen.position < length).cloned());
-        forked.count(length, true);
         forked
     }
 
     pub(crate) fn trim(&mut self, length: usize) {
-        self.count(self.tokens.len() - length, false);
         self.tokens.truncate(length);
         self.borders.truncate(length);
         self.images.retain(|seen| seen.position < length);
@@ -63,7 +56,6 @@ impl Sequence {
         let extends = !self.tokens.is_empty() && self.tokens[border] == token;
         self.borders.push((border + usize::from(extends)) as u32);
         self.tokens.push(token);
-        self.count(1, true);
     }
 
     pub(crate) fn see(&mut self, position: usize, caption: Arc<str>) {
@@ -110,21 +102,6 @@ impl Sequence {
         let text: Vec<u32> = text.bytes().map(u32::from).collect();
         text.is_empty() || self.tokens.windows(text.len()).any(|window| window == text)
     }
-
-    fn count(&self, tokens: usize, more: bool) {
-        let bytes = tokens as u64 * self.bytes_per_token;
-        if more {
-            self.total.fetch_add(bytes, Ordering::Relaxed);
-        } else {
-            self.total.fetch_sub(bytes, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for Sequence {
-    fn drop(&mut self) {
-        self.count(self.tokens.len(), false);
-    }
 }
 
 #[cfg(test)]
@@ -133,7 +110,7 @@ mod tests {
     use crate::vocabulary::{BEGIN, SYSTEM};
 
     fn fed(tokens: impl IntoIterator<Item = u32>) -> Sequence {
-        let mut sequence = Sequence::new(8, Total::default());
+        let mut sequence = Sequence::new(8);
         tokens.into_iter().for_each(|token| sequence.push(token));
         sequence
     }
@@ -181,19 +158,5 @@ mod tests {
         assert_eq!(continued(chat("ä😀"), 99, None), "ä😀");
         assert_eq!(continued(chat(""), 99, None), "");
         assert_eq!(continued(chat("second"), 99, Some("by heart")), "by heart");
-    }
-
-    #[test]
-    fn what_is_trimmed_or_dropped_is_no_longer_counted() {
-        let total = Total::default();
-        let mut sequence = Sequence::new(8, total.clone());
-        (0..10).for_each(|token| sequence.push(token));
-        let forked = sequence.fork(4);
-        assert_eq!(total.load(Ordering::Relaxed), 14 * 8);
-        sequence.trim(1);
-        drop(forked);
-        assert_eq!(total.load(Ordering::Relaxed), 8);
-        drop(sequence);
-        assert_eq!(total.load(Ordering::Relaxed), 0);
     }
 }

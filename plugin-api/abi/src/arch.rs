@@ -134,7 +134,8 @@ pub struct LoadOptions {
     pub max_step_tokens: u32,
     /// Threads this rank may keep busy.
     pub threads: u32,
-    /// Budget for all sequences' state; 0 means no limit of the host's.
+    /// Budget for all sequences' state; 0 means no limit of the host's. Memory comes in blocks: a plugin may go
+    /// an eighth beyond it, and answers [`Code::OUT_OF_MEMORY`] rather than further.
     pub state_bytes: u64,
     /// Options of one architecture as a JSON object, or empty. Unknown keys are refused.
     pub options: Str,

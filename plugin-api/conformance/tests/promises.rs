@@ -106,7 +106,9 @@ fn each_fault_breaks_its_promise() {
             let mut options = Options::new(PathBuf::from(env!("CARGO_BIN_EXE_plugin-check-child")));
             options.loads = 40;
             options.timeout = Duration::from_secs(if *fault == "step-hangs" { 1 } else { 60 });
-            let report = check(&built::faulty_copy(&sound, folder.path(), fault), &options);
+            let place = folder.path().join(subject);
+            std::fs::create_dir_all(&place).expect("made");
+            let report = check(&built::faulty_copy(&sound, &place, fault), &options);
             let expected = format!("{subject}: {promise}");
             assert!(broken(&report).contains(&expected), "{fault} should break {expected:?}:\n{report}");
         }

@@ -60,7 +60,8 @@ pub struct Options<'a> {
     pub max_step_tokens: usize,
     /// Threads this rank may keep busy.
     pub threads: usize,
-    /// Budget for all sequences' state in bytes; 0 means no limit of the host's.
+    /// Budget for all sequences' state in bytes; 0 means no limit of the host's. The SDK keeps to it, going by
+    /// [`Architecture::plan`] and [`Model::bytes`].
     pub state_bytes: u64,
     /// Options of this architecture as a JSON object, or empty. Unknown keys are to be refused.
     pub options: &'a str,

@@ -2,6 +2,7 @@
 
 use plugin_abi::arch::Plan;
 
+use super::budget::Budget;
 use super::model::{ErasedModel, Sequences};
 use crate::arch::{Architecture, Description, Options, Progress, Source};
 use crate::error::Result;
@@ -39,7 +40,11 @@ impl<A: Architecture> ErasedArchitecture for A {
         options: &Options<'_>,
         progress: &Progress<'_>,
     ) -> Result<Box<dyn ErasedModel>> {
-        Ok(Box::new(Sequences::new(Architecture::load(self, source, options, progress)?)))
+        let budget = match options.state_bytes {
+            0 => Budget::UNLIMITED,
+            bytes => Budget::new(bytes, &Architecture::plan(self, source, options)?),
+        };
+        Ok(Box::new(Sequences::new(Architecture::load(self, source, options, progress)?, budget)))
     }
 
     fn communicator_id(&self) -> Result<[u8; 128]> {

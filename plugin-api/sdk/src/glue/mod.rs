@@ -3,6 +3,7 @@
 //! Every verb checks what it was handed, catches panics, and writes its result into the caller's memory.
 
 pub mod arch;
+mod budget;
 pub mod entry;
 pub mod evictors;
 pub mod guard;

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU32;
 use plugin_abi::arch::{EncodedImage, ModelInfo, ModelStats, Row, RowResult, Step, Want};
 use plugin_abi::{Code, Failure};
 
+use super::budget::Budget;
 use super::slab::Slab;
 use crate::arch::{Batch, BatchRow, Encoded, ImageView, Model, RowImage};
 use crate::error::{Error, Result};
@@ -73,11 +74,20 @@ pub(crate) struct Sequences<M: Model> {
     images: Slab<Encoded<M::Image>>,
     /// Logits of rows that want only a token.
     scratch: Vec<f32>,
+    budget: Budget,
 }
 
 impl<M: Model> Sequences<M> {
-    pub(crate) fn new(model: M) -> Self {
-        Self { model, sequences: Slab::new(), images: Slab::new(), scratch: Vec::new() }
+    pub(crate) fn new(model: M, budget: Budget) -> Self {
+        Self { model, sequences: Slab::new(), images: Slab::new(), scratch: Vec::new(), budget }
+    }
+
+    /// Bytes all sequences hold; not asked when there is no budget.
+    fn used(&self) -> u64 {
+        if !self.budget.is_limited() {
+            return 0;
+        }
+        self.sequences.iter().map(|sequence| self.model.bytes(sequence)).sum()
     }
 
     fn find(&self, id: u64) -> Result<&M::Sequence> {
@@ -99,7 +109,7 @@ impl<M: Model> Sequences<M> {
     }
 
     /// Takes the row's sequence out of the slab if the row is sound.
-    fn admit(&mut self, row: &Row, step: &StepView<'_>) -> Result<M::Sequence> {
+    fn admit(&mut self, row: &Row, step: &StepView<'_>, used: &mut u64) -> Result<M::Sequence> {
         let info = self.model.info();
         if row.want.0 > Want::TOKEN.0 {
             return Err(Error::InvalidInput(format!(
@@ -145,6 +155,10 @@ impl<M: Model> Sequences<M> {
                 held + tokens.len(),
                 info.max_context
             )));
+        }
+        if self.budget.is_limited() {
+            let bytes = self.model.bytes(self.find(row.sequence)?);
+            self.budget.take(used, self.budget.growth(bytes, held + tokens.len()))?;
         }
         self.sequences.take(row.sequence).ok_or_else(|| no_sequence(row.sequence))
     }
@@ -223,7 +237,9 @@ impl<M: Model> ErasedModel for Sequences<M> {
 
     fn fork(&mut self, id: u64, length: usize) -> Result<u64> {
         self.check_length(id, length)?;
+        let mut used = self.used();
         let sequence = self.sequences.get(id).ok_or_else(|| no_sequence(id))?;
+        self.budget.take(&mut used, self.budget.growth(0, length))?;
         let forked = self.model.fork(sequence, length)?;
         Ok(self.sequences.insert(forked))
     }
@@ -243,8 +259,9 @@ impl<M: Model> ErasedModel for Sequences<M> {
         let writes = !outputs.logits.is_empty() || !outputs.tokens.is_empty();
         let mut errors: Vec<Option<Error>> = Vec::with_capacity(step.rows.len());
         let mut taken: Vec<Option<M::Sequence>> = Vec::with_capacity(step.rows.len());
+        let mut used = self.used();
         for row in step.rows {
-            let admitted = self.admit(row, step);
+            let admitted = self.admit(row, step, &mut used);
             errors.push(admitted.as_ref().err().cloned());
             taken.push(admitted.ok());
         }
