@@ -99,9 +99,8 @@ fn append(row: &mut KvRow<'_>, layer: usize, k: &[f32], v: &[f32]) -> Result<()>
         return Err(Error::Internal("a row reaches past the step's tokens".into()));
     }
     let (first, end) = (start / BLOCK, (start + row.len).div_ceil(BLOCK));
-    let blocks = (first..end)
-        .map(|index| Ok(Shared(row.cache.block_mut(index)?)))
-        .collect::<Result<Vec<_>>>()?;
+    let blocks =
+        (first..end).map(|index| Ok(Shared(row.cache.block_mut(index)?))).collect::<Result<Vec<_>>>()?;
     let heads_per_task = if row.len > 8 { 1 } else { kv_heads };
     let (offset, len) = (row.offset, row.len);
     pool::run(kv_heads.div_ceil(heads_per_task), &|task| {
@@ -348,11 +347,16 @@ mod tests {
                         x[at..at + hd].iter().map(|&x| f64::from(x)).collect::<Vec<_>>()
                     };
                     let weights: Vec<f64> = sees(token)
-                        .map(|t| (q.iter().zip(row(&k, t)).map(|(a, b)| f64::from(*a) * b).sum::<f64>() * 0.3).exp())
+                        .map(|t| {
+                            (q.iter().zip(row(&k, t)).map(|(a, b)| f64::from(*a) * b).sum::<f64>() * 0.3)
+                                .exp()
+                        })
                         .collect();
                     let total: f64 = weights.iter().sum();
                     for d in 0..hd {
-                        out.push(sees(token).zip(&weights).map(|(t, w)| w * row(&v, t)[d]).sum::<f64>() / total);
+                        out.push(
+                            sees(token).zip(&weights).map(|(t, w)| w * row(&v, t)[d]).sum::<f64>() / total,
+                        );
                     }
                 }
             }

@@ -87,8 +87,7 @@ pub fn local(id: &[u8; 128], rank: usize, world: usize) -> Result<Arc<dyn Commun
     }
     let mut meetings = MEETINGS.lock().unwrap_or_else(PoisonError::into_inner);
     let meeting = meetings.entry(*id).or_insert_with(|| {
-        let table =
-            Table { joined: vec![false; world], brought: vec![None; world], ..Table::default() };
+        let table = Table { joined: vec![false; world], brought: vec![None; world], ..Table::default() };
         Arc::new(Meeting { world, table: Mutex::new(table), changed: Condvar::new() })
     });
     let meeting = meeting.clone();
@@ -193,9 +192,9 @@ impl Communicator for Local {
         for row in 0..rows {
             for part in parts.iter() {
                 let part = part.get(row * columns..(row + 1) * columns);
-                values.extend_from_slice(part.ok_or_else(|| {
-                    Error::Internal("ranks brought different numbers of values".into())
-                })?);
+                values.extend_from_slice(
+                    part.ok_or_else(|| Error::Internal("ranks brought different numbers of values".into()))?,
+                );
             }
         }
         let mut shape = x.dims().to_vec();
@@ -225,7 +224,8 @@ mod tests {
                 scope.spawn(move || {
                     let comm = local(&id(1), rank, 3).unwrap();
                     for round in 0..200 {
-                        let x = Tensor::new(&[[rank as f32, round as f32], [0.1, 0.2]], &Device::Cpu).unwrap();
+                        let x =
+                            Tensor::new(&[[rank as f32, round as f32], [0.1, 0.2]], &Device::Cpu).unwrap();
                         let sum = comm.all_reduce_sum(&x).unwrap().to_vec2::<f32>().unwrap();
                         assert_eq!(sum[0], [3.0, 3.0 * round as f32]);
                         let all = comm.all_gather(&x).unwrap().to_vec2::<f32>().unwrap();

@@ -127,7 +127,9 @@ fn placement(options: &Options<'_>) -> Result<Placement> {
         "bf16" => DType::BF16,
         "f16" => DType::F16,
         other => {
-            return Err(Error::Unsupported(format!("dtype `{other}` is unknown; use auto, f32, f16 or bf16")));
+            return Err(Error::Unsupported(format!(
+                "dtype `{other}` is unknown; use auto, f32, f16 or bf16"
+            )));
         }
     };
     Ok(Placement {
@@ -204,7 +206,11 @@ impl<D> Served<D> {
 }
 
 impl<D: Decoder + 'static> Served<D> {
-    fn forward(&self, rows: &mut [HostRow<'_, D::State, EncodedImage>], wish: &dyn Fn() -> bool) -> Result<()> {
+    fn forward(
+        &self,
+        rows: &mut [HostRow<'_, D::State, EncodedImage>],
+        wish: &dyn Fn() -> bool,
+    ) -> Result<()> {
         let tokens: Vec<u32> = rows.iter().flat_map(|row| row.tokens).copied().collect();
         let mut logits_of = Vec::new();
         let mut steps = Vec::with_capacity(rows.len());
@@ -321,9 +327,8 @@ where
     }
 
     fn encode_image(&mut self, image: ImageView<'_>) -> plugin_sdk::Result<Encoded<EncodedImage>> {
-        let encoded = Together::run(&*self.comm, || {
-            self.decoder.encode_image(image.width, image.height, image.rgb)
-        })?;
+        let encoded =
+            Together::run(&*self.comm, || self.decoder.encode_image(image.width, image.height, image.rgb))?;
         let tokens = encoded.embeddings.dim(0).map_err(Error::from)?;
         let bytes = (encoded.embeddings.elem_count() * encoded.embeddings.dtype().size_in_bytes()) as u64;
         Ok(Encoded { image: encoded, tokens, bytes })

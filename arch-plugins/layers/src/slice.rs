@@ -40,5 +40,5 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>, dty
 /// Rows and columns of `x`, all leading dimensions taken together.
 pub(crate) fn rows_columns(x: &Tensor) -> Result<(usize, usize)> {
     let columns = *x.dims().last().ok_or_else(|| Error::Internal("a scalar has no rows".into()))?;
-    Ok((if columns == 0 { 0 } else { x.elem_count() / columns }, columns))
+    Ok((x.elem_count().checked_div(columns).unwrap_or(0), columns))
 }

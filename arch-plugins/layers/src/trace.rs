@@ -1,7 +1,7 @@
 //! Named taps of intermediate tensors.
-use std::cell::RefCell;
-use candle_core::Tensor;
 use crate::error::Result;
+use candle_core::Tensor;
+use std::cell::RefCell;
 
 /// Collects intermediates under the names golden files use (`hidden/0`, `layer0/attn/q_rope`); free when off.
 #[derive(Default)]

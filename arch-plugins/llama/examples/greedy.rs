@@ -27,8 +27,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..count {
         let (position, len) = (state.len(), tokens.len());
         let row = BatchRow { state: &mut state, offset: 0, len, position, images: Vec::new() };
-        let mut batch =
-            Batch { tokens: &tokens, rows: vec![row], logits_of: vec![len as u32 - 1], cancel: Cancel::never() };
+        let mut batch = Batch {
+            tokens: &tokens,
+            rows: vec![row],
+            logits_of: vec![len as u32 - 1],
+            cancel: Cancel::never(),
+        };
         let logits = decoder.forward(&mut batch, &Trace::off())?.flatten_all()?.to_vec1::<f32>()?;
         let mut best: Vec<(f32, u32)> = logits.into_iter().zip(0..).collect();
         best.sort_by(|a, b| b.0.total_cmp(&a.0));

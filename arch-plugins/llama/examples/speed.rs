@@ -21,7 +21,8 @@ use layers::weights::{Container, Weights};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = PathBuf::from(arguments.next().ok_or("which checkpoint? a .gguf, or a folder of safetensors")?);
+    let path =
+        PathBuf::from(arguments.next().ok_or("which checkpoint? a .gguf, or a folder of safetensors")?);
     let repetitions: usize = arguments.next().map_or(Ok(5), |text| text.parse())?;
     let quantize = Scheme::parse(&arguments.next().unwrap_or_default())?;
 
@@ -73,7 +74,10 @@ fn report(what: &str, repetitions: usize, tokens: usize, mut run: impl FnMut()) 
     rates.sort_by(f64::total_cmp);
     busy.sort_by(f64::total_cmp);
     let (median, best) = (rates[repetitions / 2], rates[repetitions - 1]);
-    println!("{what:15} {median:8.1} tok/s  (best {best:.1}; by processor time {:.1})", busy[repetitions / 2]);
+    println!(
+        "{what:15} {median:8.1} tok/s  (best {best:.1}; by processor time {:.1})",
+        busy[repetitions / 2]
+    );
     median
 }
 

@@ -176,7 +176,9 @@ fn refuse_foreign(object: &Map<String, Value>) -> Result<()> {
     }
     let kinds = object.get("layer_types").and_then(Value::as_array);
     match kinds.and_then(|kinds| kinds.iter().find(|kind| kind.as_str() != Some("full_attention"))) {
-        Some(kind) => Err(Error::Unsupported(format!("layers of type {kind} are unknown to this architecture"))),
+        Some(kind) => {
+            Err(Error::Unsupported(format!("layers of type {kind} are unknown to this architecture")))
+        }
         None => Ok(()),
     }
 }

@@ -11,7 +11,8 @@ use crate::checkpoint::Checkpoint;
 /// Plans one rank.
 pub fn plan(checkpoint: &Checkpoint, w: &Weights, options: &Options<'_>) -> Result<Plan> {
     let config = &checkpoint.config;
-    let is_linear = |name: &str| !["norm.weight", "embed_tokens.weight"].iter().any(|end| name.ends_with(end));
+    let is_linear =
+        |name: &str| !["norm.weight", "embed_tokens.weight"].iter().any(|end| name.ends_with(end));
     let unused = checkpoint.unused();
     let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
     let weights = weight_bytes(w, options, &unused, is_linear)?;

@@ -36,7 +36,8 @@ fn random(shape: &[usize], seed: u64) -> Tensor {
         state ^= state << 17;
         ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * scale
     };
-    Tensor::from_vec(std::iter::repeat_with(next).take(count).collect(), shape, &Device::Cpu).expect("a tensor")
+    Tensor::from_vec(std::iter::repeat_with(next).take(count).collect(), shape, &Device::Cpu)
+        .expect("a tensor")
 }
 
 fn checkpoint() -> Vec<Named> {
@@ -73,7 +74,11 @@ fn checkpoint() -> Vec<Named> {
 fn neighbours(tensor: &Tensor, head_dim: usize) -> Tensor {
     let (rows, columns) = tensor.dims2().expect("a matrix");
     let halves = tensor.reshape((rows / head_dim, 2, head_dim / 2, columns)).expect("whole heads");
-    halves.transpose(1, 2).and_then(|t| t.contiguous()).and_then(|t| t.reshape((rows, columns))).expect("a matrix")
+    halves
+        .transpose(1, 2)
+        .and_then(|t| t.contiguous())
+        .and_then(|t| t.reshape((rows, columns)))
+        .expect("a matrix")
 }
 
 fn metadata() -> Vec<(&'static str, Value)> {
@@ -111,7 +116,8 @@ fn write(path: &Path, dtype: GgmlDType) -> Vec<(String, Tensor)> {
     }
     let metadata = metadata();
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
-    let tensors: Vec<(&str, &QTensor)> = stored.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let tensors: Vec<(&str, &QTensor)> =
+        stored.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let mut file = std::fs::File::create(path).expect("a temporary file");
     gguf_file::write(&mut file, &metadata, &tensors).expect("a GGUF");
     meant

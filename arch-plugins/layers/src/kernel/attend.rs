@@ -5,6 +5,8 @@
 //! positions, in spans of [`SPAN_BLOCKS`] blocks that are merged in order; neither depends on which other
 //! rows are computed, on how a prompt was cut in pieces, or on threads.
 
+#![allow(clippy::needless_range_loop, reason = "register tiles are indexed the same way throughout")]
+
 use super::by_isa;
 use super::simd::{LANES, Simd, exp};
 

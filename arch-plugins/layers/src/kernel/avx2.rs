@@ -125,7 +125,9 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn round(a: Self::F) -> Self::F {
-        unsafe { both!([a[0], a[1]], |v| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v)) }
+        unsafe {
+            both!([a[0], a[1]], |v| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v))
+        }
     }
     #[inline(always)]
     unsafe fn exp2i(n: Self::F) -> Self::F {
@@ -168,8 +170,7 @@ unsafe impl Simd for Avx2 {
         unsafe {
             let [a, b] = both!([v[0], v[1]], |v| _mm256_cvtps_epi32(v));
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
-            let bytes =
-                _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(p.cast(), bytes);
         }
     }

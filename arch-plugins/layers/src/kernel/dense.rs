@@ -3,6 +3,8 @@
 //! A result is sixteen partial sums over columns `k mod 16`, added up at the end in a fixed order, whatever
 //! the number of rows. Weights are widened in registers, never in memory.
 
+#![allow(clippy::needless_range_loop, reason = "register tiles are indexed the same way throughout")]
+
 use super::by_isa;
 use super::simd::{LANES, Simd};
 

@@ -1,6 +1,6 @@
 //! CPU kernels, chosen at run time by what the processor can do.
 //!
-//! Each kernel is written once over the [`simd::Simd`] vocabulary and compiled three times. The order in
+//! Each kernel is written once over the vocabulary of `simd::Simd` and compiled three times. The order in
 //! which a result's terms are added never depends on how many rows are computed together or on how many
 //! threads take part: a token's numbers are the same bits whether its sequence runs alone or in a batch,
 //! whole or in pieces.
@@ -11,8 +11,8 @@ mod avx512;
 pub(crate) mod delta;
 pub(crate) mod dense;
 pub(crate) mod pointwise;
-mod portable;
 pub mod pool;
+mod portable;
 pub(crate) mod quantized;
 pub(crate) mod simd;
 

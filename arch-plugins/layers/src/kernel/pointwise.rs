@@ -207,7 +207,10 @@ mod tests {
                     let factor = if kind == Gate::Silu { sigmoid * f64::from(*gate) } else { sigmoid };
                     let expected = f64::from(*x) * factor;
                     let error = (f64::from(out) - expected).abs();
-                    assert!(error <= 1e-6 * expected.abs() + 1e-30, "{isa:?}: gate {gate}: {out}, not {expected}");
+                    assert!(
+                        error <= 1e-6 * expected.abs() + 1e-30,
+                        "{isa:?}: gate {gate}: {out}, not {expected}"
+                    );
                 }
             }
         }
@@ -230,7 +233,11 @@ mod tests {
                 for i in 0..n {
                     assert_eq!(f64::from(x[i]), sum[i]);
                     let expected = sum[i] / rms * f64::from(weight[i]);
-                    assert!((f64::from(out[i]) - expected).abs() < 1e-5, "{isa:?}: {} not {expected}", out[i]);
+                    assert!(
+                        (f64::from(out[i]) - expected).abs() < 1e-5,
+                        "{isa:?}: {} not {expected}",
+                        out[i]
+                    );
                 }
             }
         }

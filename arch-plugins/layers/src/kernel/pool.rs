@@ -120,7 +120,8 @@ impl Pool {
     fn section(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         // SAFETY: the borrow outlives every use: this function returns only when all claimed tasks have
         // finished, and no task can be claimed afterwards.
-        let task: &'static Task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Task>(task) };
+        let task: &'static Task =
+            unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static Task>(task) };
         self.finished.store(0, Ordering::Relaxed);
         // SAFETY: `submit` is held and no claim on the previous section is open.
         unsafe { *self.task.get() = Some(task) };

@@ -259,14 +259,12 @@ pub fn multiply_group(matrices: &[&Matrix], x: &[f32], rows: usize, isa: Isa) ->
             let known =
                 quantized.iter().any(|q| (q.block, q.lead, q.columns) == (block, matrix.lead, columns));
             if !known {
-                let values =
-                    Activations::quantize(isa, x, rows, matrix.columns, matrix.lead, columns, block);
+                let values = Activations::quantize(isa, x, rows, matrix.columns, matrix.lead, columns, block);
                 quantized.push(Quantized { block, lead: matrix.lead, columns, values });
             }
         }
     }
-    let mut results: Vec<Vec<f32>> =
-        matrices.iter().map(|matrix| vec![0f32; rows * matrix.rows]).collect();
+    let mut results: Vec<Vec<f32>> = matrices.iter().map(|matrix| vec![0f32; rows * matrix.rows]).collect();
     let jobs: Vec<Job<'_>> = matrices
         .iter()
         .zip(&mut results)
@@ -473,7 +471,8 @@ mod tests {
         let (n, k, rows) = (19, 67, 7);
         let values = numbers(n * k, 5);
         let x = numbers(rows * k, 6);
-        let half = |bits: fn(f32) -> u16| values.iter().flat_map(|&v| bits(v).to_le_bytes()).collect::<Vec<u8>>();
+        let half =
+            |bits: fn(f32) -> u16| values.iter().flat_map(|&v| bits(v).to_le_bytes()).collect::<Vec<u8>>();
         let shape = || vec![n, k];
         let raws = [
             RawTensor::from_f32(&values, shape()).unwrap(),

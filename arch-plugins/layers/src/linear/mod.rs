@@ -104,8 +104,7 @@ impl Linear {
         bias: Bias,
     ) -> Result<Self> {
         let rows = 0..outputs;
-        let mut linear =
-            Self::load(w, [outputs, inputs], std::slice::from_ref(&rows), columns, bias, true)?;
+        let mut linear = Self::load(w, [outputs, inputs], std::slice::from_ref(&rows), columns, bias, true)?;
         let comm = &w.placement().comm;
         linear.reduce = (comm.world() > 1).then(|| comm.clone());
         Ok(linear)
@@ -210,8 +209,7 @@ fn products(group: &[&Linear], x: &Tensor) -> Result<Vec<Tensor>> {
     }
     let dense = slice::contiguous(x)?;
     let matrices: Vec<&Matrix> = group.iter().map(|linear| &linear.matrix).collect();
-    let results =
-        slice::lend(&dense, |values| matrix::multiply_group(&matrices, values, rows, Isa::best()))?;
+    let results = slice::lend(&dense, |values| matrix::multiply_group(&matrices, values, rows, Isa::best()))?;
     let outputs = results.into_iter().zip(group).map(|(values, linear)| {
         let mut shape = x.dims().to_vec();
         if let Some(last) = shape.last_mut() {

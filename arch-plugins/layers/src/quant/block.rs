@@ -24,15 +24,7 @@ pub struct Unpacked {
 
 impl Default for Unpacked {
     fn default() -> Self {
-        Self {
-            codes: [0; 256],
-            len: 0,
-            d: 0,
-            m: 0,
-            scales: [0; 16],
-            minima: [0; 8],
-            stored: Stored::Q8_0,
-        }
+        Self { codes: [0; 256], len: 0, d: 0, m: 0, scales: [0; 16], minima: [0; 8], stored: Stored::Q8_0 }
     }
 }
 

@@ -96,8 +96,7 @@ impl Packed {
                     return;
                 }
                 // SAFETY: panels lie side by side in `data`, and each task has panels of its own.
-                let to =
-                    unsafe { std::slice::from_raw_parts_mut(base.at(panel * panel_bytes), panel_bytes) };
+                let to = unsafe { std::slice::from_raw_parts_mut(base.at(panel * panel_bytes), panel_bytes) };
                 pack_panel(stored, &blocks, count, columns, to);
             }
         });
@@ -164,9 +163,7 @@ impl Packed {
                 for (e, out) in out.iter_mut().enumerate() {
                     let scale = match self.stored {
                         Stored::Q4K | Stored::Q5K => d * f32::from(record[64 + 16 * g + lane]),
-                        Stored::Q6K => {
-                            d * f32::from(record[32 + 16 * (2 * g + e / layout.sub) + lane] as i8)
-                        }
+                        Stored::Q6K => d * f32::from(record[32 + 16 * (2 * g + e / layout.sub) + lane] as i8),
                         _ => d,
                     };
                     let code = i32::from(code(codes, layout.bits, lane, e)) - layout.offset;

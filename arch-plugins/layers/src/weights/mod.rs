@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{DType, Tensor};
 
 pub use gguf::Metadata;
-pub use raw::{RawTensor, Stored};
 pub(crate) use raw::widen;
+pub use raw::{RawTensor, Stored};
 
 use crate::error::{Error, Result};
 use crate::placement::Placement;
@@ -136,9 +136,9 @@ impl Weights {
     pub fn names(&self) -> Vec<String> {
         let below = |name: &&String| {
             self.scope.is_empty()
-                || name.strip_prefix(self.scope.as_str()).is_some_and(|rest| {
-                    rest.is_empty() || rest.starts_with('.')
-                })
+                || name
+                    .strip_prefix(self.scope.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         self.source.tensors.keys().filter(below).cloned().collect()
     }
@@ -212,8 +212,9 @@ impl Weights {
 
     fn entry(&self, name: &str) -> Result<&Entry> {
         let name = self.name(name);
-        self.source.tensors.get(&name).ok_or_else(|| {
-            Error::Unsupported(format!("tensor `{name}` is missing from the weight files"))
-        })
+        self.source
+            .tensors
+            .get(&name)
+            .ok_or_else(|| Error::Unsupported(format!("tensor `{name}` is missing from the weight files")))
     }
 }
