@@ -5,10 +5,13 @@
 //! parses the command line.
 
 pub mod catalogue;
+pub mod cli;
+pub mod config;
 pub mod device;
 pub mod discovery;
 pub mod engine;
 pub mod generation;
+pub mod hub;
 pub mod lifecycle;
 pub mod metrics;
 pub mod output;
