@@ -1,10 +1,10 @@
-//! The `neuron` binary.
+//! The `neuron` binary: what it starts itself as, or else the command line of [`neuron::cli`].
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if let Some(code) = neuron::worker::main::hidden_command() {
-        return code;
+    match neuron::worker::main::hidden_command() {
+        Some(code) => code,
+        None => neuron::cli::run(),
     }
-    ExitCode::SUCCESS
 }

@@ -4,7 +4,7 @@
 //! replacing it. The supervisor speaks to it through [`protocol`] messages only; it never maps a plugin.
 
 pub mod link;
-mod log;
+pub mod log;
 pub mod main;
 pub mod message;
 pub mod process;
