@@ -5,6 +5,8 @@
 //! how), or could not be tried (and why). A plugin that ends or hangs the child breaks the promise that was
 //! being tried; the rest are tried in a new child.
 //!
+//! [`template`] writes the crate of a new plugin, which keeps every promise from its first build on.
+//!
 //! This crate must never depend on the author's side or on any plugin: it sees what a host sees.
 
 mod architecture;
@@ -15,6 +17,7 @@ mod parent;
 mod promise;
 mod report;
 mod strategy;
+pub mod template;
 mod witness;
 
 pub use child::child_main;

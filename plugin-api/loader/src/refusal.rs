@@ -71,6 +71,9 @@ pub enum Cause {
     /// The file was replaced between two looks at it.
     #[error("it was replaced while it was being opened; try again")]
     Replaced,
+    /// It could not be put into a plugin directory.
+    #[error("it cannot be installed as {0}")]
+    Install(String),
     /// The child that opened it ended without an answer.
     #[error("opening it ended a trial process: {0}")]
     ProbeDied(String),

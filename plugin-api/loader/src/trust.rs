@@ -9,6 +9,7 @@ use std::io::{Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use minisign_verify::{PublicKey, Signature};
 use sha2::{Digest, Sha256};
 
 use crate::refusal::{Cause, Refusal};
@@ -91,6 +92,24 @@ impl AllowList {
         Ok(Self(list))
     }
 
+    /// Reads a list that was signed with minisign: `signature` is the text of the `.minisig` file, `keys` are
+    /// public keys in base64, any of which may have signed.
+    ///
+    /// # Errors
+    /// A sentence: the signature is none, none of the keys made it, or a line is not understood.
+    pub fn signed(text: &str, signature: &str, keys: &[String]) -> Result<Self, String> {
+        let signature = Signature::decode(signature)
+            .map_err(|error| format!("the list's signature is not understood: {error}"))?;
+        for key in keys {
+            let key = PublicKey::from_base64(key.trim())
+                .map_err(|error| format!("the public key {key:?} is not understood: {error}"))?;
+            if key.verify(text.as_bytes(), &signature, false).is_ok() {
+                return Self::parse(text);
+            }
+        }
+        Err(format!("none of {} known keys has signed the list as it is", keys.len()))
+    }
+
     fn check(&self, path: &Path, file: &File) -> Result<(), Cause> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let sums =
@@ -164,5 +183,27 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    const KEY: &str = "RWRuZXVyb25wa3eG8fVKmA58ewpW8wyQV/R1gWPGtNg9H2d/wk7QQ6P4";
+    const OTHER_KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    const SIGNATURE: &str = "untrusted comment: a test
+RURuZXVyb25wa5jsgP2t4uNM+Q6XAwADZ5Bdf2Pk91KIms9sQEcA1BKxkaynHOaglssxdAVryHHRozy124GdDinG6h4HOzfHiAY=
+trusted comment: timestamp:1700000000\tfile:plugins.sha256
+m3F6V8xWVkpD2fUGT3Xm/k+zVxY8VrOFn3eZKY1SVHonGR//tMHvAmwYxSQuiDxo4q6vkzuO/+6y52eabffBAA==";
+
+    #[test]
+    fn a_signed_list_counts_as_it_was_signed_and_no_other_way() {
+        let list = format!("{}  echo.so\n", "a".repeat(64));
+        let keys = [OTHER_KEY.to_owned(), KEY.to_owned()];
+        assert_eq!(AllowList::signed(&list, SIGNATURE, &keys), AllowList::parse(&list));
+        let longer = format!("{list}{}  more.so\n", "b".repeat(64));
+        assert!(
+            AllowList::signed(&longer, SIGNATURE, &keys).is_err_and(|error| error.contains("2 known keys"))
+        );
+        assert!(AllowList::signed(&list, SIGNATURE, &keys[..1]).is_err());
+        assert!(AllowList::signed(&list, SIGNATURE, &[]).is_err());
+        assert!(AllowList::signed(&list, "signed, honestly", &keys).is_err());
+        assert!(AllowList::signed(&list, SIGNATURE, &["no key".into()]).is_err());
     }
 }

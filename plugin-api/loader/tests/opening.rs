@@ -287,6 +287,30 @@ fn a_scan_lists_builds_and_says_what_is_wrong_with_the_rest() {
 }
 
 #[test]
+fn installing_puts_a_file_where_a_scan_finds_it() {
+    let folder = built::folder();
+    let sound = built::library("faulty-plugin", &[]);
+    let directory = folder.path().join("plugins");
+    let place = install(&sound, &directory).expect("installed");
+    let build = descriptor(&sound).expect("sound").build;
+    assert_eq!(place, directory.join(build).join("faulty.so"));
+    let running = open(&place).expect("opens");
+    let again = install(&built::faulty(folder.path(), "router-is-silent"), &directory).expect("replaced");
+    assert_eq!(again, place);
+    assert_eq!(running.architectures().len(), 2, "a mapped version is not overwritten");
+    let found = scan([&directory]);
+    assert!(found.len() == 1 && found[0].descriptor.is_ok(), "{found:?}");
+
+    let text = folder.path().join("text.so");
+    std::fs::write(&text, "no plugin").expect("written");
+    assert_sentence(&install(&text, &directory).expect_err("no plugin"), "no ELF header");
+    let climbing =
+        built::patched(&sound, folder.path(), "up.so", br#""name":"faulty""#, br#""name":"../..x""#);
+    assert_sentence(&install(&climbing, &directory).expect_err("a path"), "cannot be the name of a file");
+    assert_sentence(&install(&sound, &text).expect_err("no directory"), "cannot be installed as");
+}
+
+#[test]
 fn a_child_finds_out_what_opening_does() {
     let folder = built::folder();
     let sound = built::library("faulty-plugin", &[]);

@@ -132,9 +132,13 @@ macro_rules! embedded_plugin {
 /// Exports this `cdylib` as a plugin. The only place that defines a symbol.
 ///
 /// `export_plugin! { name: "llama", crates: [arch_llama] }`, with an optional `probe: path::to::fn` that is
-/// asked whether the libraries a device needs can be found.
+/// asked whether the libraries a device needs can be found. Without `crates`, the plugin is what this very crate
+/// submits.
 #[macro_export]
 macro_rules! export_plugin {
+    (name: $name:literal $(,)?) => {
+        $crate::export_plugin! { name: $name, crates: [plugin_sdk] }
+    };
     (name: $name:literal, crates: [$($library:ident),+ $(,)?] $(,)?) => {
         $crate::export_plugin! { name: $name, crates: [$($library),+], probe: |_| Ok(()) }
     };
