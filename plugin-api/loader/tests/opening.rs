@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use plugin_loader::{
-    AllowList, Cause, HostServices, Level, Ownership, Plugin, Policy, Refusal, descriptor, probe_in_child,
-    scan,
+    AllowList, Cause, HostServices, Level, Ownership, Plugin, Policy, Refusal, descriptor, install,
+    probe_in_child, scan,
 };
 
 fn open(path: &Path) -> Result<Plugin, Refusal> {
