@@ -35,6 +35,7 @@ struct FaultState {
     nan_on_token: AtomicI64,
     reject_token: AtomicI64,
     hang: AtomicBool,
+    slow_images: AtomicBool,
     recurrent: AtomicBool,
     fail_new_on_rank: AtomicI64,
     fail_load_on_rank: AtomicI64,
@@ -82,6 +83,9 @@ impl Faults {
     }
     pub fn hang(&self) {
         self.0.hang.store(true, Ordering::SeqCst);
+    }
+    pub fn slow_images(&self) {
+        self.0.slow_images.store(true, Ordering::SeqCst);
     }
     pub fn recurrent(&self) {
         self.0.recurrent.store(true, Ordering::SeqCst);
@@ -265,6 +269,9 @@ impl Rank for Double {
     }
 
     fn image_encode(&mut self, image: &ImagePixels) -> Result<EncodedImage, DeviceError> {
+        if self.faults.0.slow_images.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(30));
+        }
         self.next += 1;
         self.faults.0.images.fetch_add(1, Ordering::SeqCst);
         if self.rank == 0 {

@@ -77,7 +77,7 @@ impl Engine {
                 return Some((lookup, charge));
             }
             let keep = lookup.hit.map(|hit| hit.key);
-            if !self.make_room(keep) && !(self.running.is_empty() && self.make_room(None)) {
+            if !(self.make_room(keep) || self.running.is_empty() && self.make_room(None)) {
                 return None;
             }
         }
@@ -120,7 +120,10 @@ impl Engine {
         let position = lookup.hit.map_or(0, |hit| hit.length);
         // Named before the images are encoded, so that making room for those cannot take the prefix away.
         let key = self.open_state(lookup.hit);
-        let images = match self.hold_images(&sequence, position)? {
+        self.take_in_hand(sequence.id);
+        let held = self.hold_images(&sequence, position)?;
+        sequence.cancelled |= self.let_go(); // it gets its seat, and loses it at the next turn
+        let images = match held {
             Ok(images) => images,
             Err(error) => {
                 self.pending.push(StateOp::Free(key));

@@ -5,7 +5,7 @@
 //! Whatever leaves an engine that cannot go on is a [`Fatal`]: the process has to be replaced, and the
 //! sequences that were in the batch are named.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use super::sequence::{Running, Sequence};
 use crate::device::group::{Group, GroupAnswer, GroupJob};
 use crate::device::rank::DeviceError;
 use crate::device::thread::{Batch, Reply, SequenceKey, StateOp};
-use crate::worker::message::{FailureCode, FinishReason, SequenceEvent, Submission};
+use crate::worker::message::{FailureCode, FinishReason, SequenceEvent, Submission, Timings};
 use crate::worker::protocol::{EngineLimits, Heartbeat, ModelFacts};
 
 /// What arrives in the engine's mailbox.
@@ -107,8 +107,8 @@ pub struct Engine {
     pub(super) totals: Heartbeat,
     pub(super) next_key: u64,
     in_flight: Option<InFlight>,
-    arrived: Vec<(u64, Box<Submission>)>,
-    cancelled_on_arrival: HashSet<u64>,
+    arrived: VecDeque<(u64, Box<Submission>)>,
+    in_hand: Option<InHand>,
     closing: bool,
     gauge: Arc<Gauge>,
 }
@@ -117,6 +117,13 @@ pub struct Engine {
 struct InFlight {
     batch: Arc<Batch>,
     wanted: HashSet<u64>,
+}
+
+/// A sequence that is neither arrived nor waiting nor running, because the devices are asked something about
+/// it. A cancel must find it all the same.
+struct InHand {
+    id: u64,
+    cancelled: bool,
 }
 
 impl Engine {
@@ -152,8 +159,8 @@ impl Engine {
             totals: Heartbeat::default(),
             next_key: 0,
             in_flight: None,
-            arrived: Vec::new(),
-            cancelled_on_arrival: HashSet::new(),
+            arrived: VecDeque::new(),
+            in_hand: None,
             closing: false,
             group,
             limits,
@@ -231,7 +238,7 @@ impl Engine {
 
     fn take(&mut self, mail: Mail) {
         match mail {
-            Mail::Submit(id, submission) => self.arrived.push((id, submission)),
+            Mail::Submit(id, submission) => self.arrived.push_back((id, submission)),
             Mail::Cancel(id) => self.cancel(id),
             Mail::Device(reply) => drop(self.group.collect(reply)),
             Mail::Close => self.closing = true,
@@ -241,8 +248,11 @@ impl Engine {
     fn cancel(&mut self, id: u64) {
         if let Some(running) = self.running.iter_mut().find(|running| running.sequence.id == id) {
             running.sequence.cancelled = true;
-        } else if self.arrived.iter().any(|(arrived, _)| *arrived == id) {
-            self.cancelled_on_arrival.insert(id);
+        } else if let Some(index) = self.arrived.iter().position(|(arrived, _)| *arrived == id) {
+            self.arrived.remove(index);
+            self.emit_cancelled(id);
+        } else if let Some(in_hand) = self.in_hand.as_mut().filter(|in_hand| in_hand.id == id) {
+            in_hand.cancelled = true;
         } else {
             self.queue.cancel(id);
         }
@@ -254,20 +264,41 @@ impl Engine {
         }
     }
 
+    /// Takes a sequence in hand until [`Engine::let_go`].
+    pub(super) fn take_in_hand(&mut self, id: u64) {
+        self.in_hand = Some(InHand { id, cancelled: false });
+    }
+
+    /// Whether the sequence in hand was cancelled meanwhile.
+    pub(super) fn let_go(&mut self) -> bool {
+        self.in_hand.take().is_some_and(|in_hand| in_hand.cancelled)
+    }
+
+    fn emit_cancelled(&mut self, id: u64) {
+        let event = SequenceEvent::Finished {
+            reason: FinishReason::Cancelled,
+            prompt_tokens: 0,
+            completion_tokens: 0,
+            cached_tokens: 0,
+            timings: Timings::default(),
+        };
+        self.emit(id, event);
+    }
+
     /// Turns arrived submissions into sequences that wait, or refuses them.
     fn receive(&mut self) -> Result<(), Fatal> {
-        for (id, submission) in std::mem::take(&mut self.arrived) {
-            if self.cancelled_on_arrival.remove(&id) {
-                let nothing = Sequence::new(id, *submission, prompt::Prompt::default(), None);
-                self.emit(id, nothing.finished(FinishReason::Cancelled));
+        while let Some((id, submission)) = self.arrived.pop_front() {
+            self.take_in_hand(id);
+            let prepared = self.prepare(id, *submission)?;
+            if self.let_go() {
+                self.emit_cancelled(id);
                 continue;
             }
-            match self.prepare(id, *submission)? {
+            match prepared {
                 Ok(sequence) => self.queue.push(sequence),
                 Err(refusal) => self.emit(id, refusal),
             }
         }
-        self.cancelled_on_arrival.clear();
         Ok(())
     }
 

@@ -300,6 +300,35 @@ fn images_are_expanded_encoded_once_and_take_part_in_the_prefix() {
 }
 
 #[test]
+fn a_cancel_finds_a_sequence_whose_image_is_being_encoded() {
+    let faults = Faults::default();
+    faults.slow_images();
+    let bench = Bench::start(limits(), faults.clone(), 1);
+    for id in 0..4 {
+        let image = ImagePixels { width: 5, height: 5, rgb: vec![0; 75], sha256: [id as u8; 32] };
+        bench.submit(id, Submission { images: vec![image], ..submission(vec![1, IMAGE, 2], 3000) });
+    }
+    while faults.images_encoded() == 0 {
+        std::thread::yield_now();
+    }
+    (0..4).for_each(|id| bench.mail.send(Mail::Cancel(id)).unwrap());
+    for _ in 0..4 {
+        loop {
+            match bench.next().1 {
+                SequenceEvent::Finished { reason, .. } => {
+                    assert_eq!(reason, FinishReason::Cancelled);
+                    break;
+                }
+                SequenceEvent::Failed { .. } => panic!("a cancel is no failure"),
+                _ => {}
+            }
+        }
+    }
+    bench.rest();
+    bench.close().unwrap();
+}
+
+#[test]
 fn memory_pressure_sets_back_the_youngest_and_changes_no_answer() {
     let faults = Faults::default();
     let tight = EngineLimits { state_bytes: 800, prefix_cache_bytes: 400, ..limits() };

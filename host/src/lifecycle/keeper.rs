@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::{UnboundedReceiver, error::TryRecvError};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use wire_api::node::JobId;
 use wire_api::node::events::LoadPhase;
@@ -29,7 +29,7 @@ const PATIENCE: u32 = 3;
 #[derive(Debug)]
 pub(super) enum Command {
     /// A request.
-    Submit(u64, Ticket),
+    Submit(u64, Box<Ticket>),
     /// Its caller is gone.
     Cancel(u64),
     /// The model is to go.
@@ -135,7 +135,7 @@ impl Keeper {
     /// Takes a command while there is no worker. An unload is left to the caller.
     fn take(&mut self, command: Option<Command>) -> Option<Unload> {
         match command {
-            Some(Command::Submit(id, ticket)) => drop(self.tickets.insert(id, ticket)),
+            Some(Command::Submit(id, ticket)) => drop(self.tickets.insert(id, *ticket)),
             Some(Command::Cancel(id)) => drop(self.tickets.remove(&id)),
             Some(Command::Retry(_)) => {} // it is on its way already
             Some(Command::Unload(unload)) => return Some(unload),
@@ -258,11 +258,8 @@ impl Keeper {
         let gone = failure(code::UNLOADING, "the model was unloaded", true);
         self.commands.close();
         let mut unloads = unloads;
-        loop {
-            match self.commands.try_recv() {
-                Ok(command) => unloads.extend(self.take(Some(command))),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok(command) = self.commands.try_recv() {
+            unloads.extend(self.take(Some(command)));
         }
         self.fail_all(&gone);
         for unload in unloads {

@@ -59,7 +59,7 @@ pub use ticket::SequenceStream;
 pub struct Models(Arc<Shared>);
 
 /// What all keepers share.
-pub(self) struct Shared {
+struct Shared {
     options: ModelsOptions,
     catalogue: Catalogue,
     resolver: Arc<dyn Resolver>,
@@ -169,7 +169,7 @@ impl LoadedModel {
         let (ticket, events) = Ticket::new(submission, &self.entry.inflight);
         let stream = SequenceStream::new(id, events, self.entry.commands.clone());
         // Refused only when the keeper is gone; the ticket is dropped with its sender, which the stream sees.
-        let _ = self.entry.commands.send(Command::Submit(id, ticket));
+        let _ = self.entry.commands.send(Command::Submit(id, Box::new(ticket)));
         stream
     }
 

@@ -136,11 +136,12 @@ fn with_extension(path: &Path, names: &[String], extension: &str) -> Vec<PathBuf
     names.iter().filter(|name| name.ends_with(&suffix)).map(|name| path.join(name)).collect()
 }
 
-/// The safetensors files of a folder: those its index names, else all of them.
+/// The safetensors files of a folder: those its index names, else the one of the usual name, else all of them.
 fn safetensors(path: &Path, names: &[String]) -> Result<Vec<PathBuf>, String> {
     let index = path.join("model.safetensors.index.json");
     let Ok(text) = std::fs::read_to_string(&index) else {
-        return Ok(with_extension(path, names, "safetensors"));
+        let whole = path.join("model.safetensors");
+        return Ok(if whole.is_file() { vec![whole] } else { with_extension(path, names, "safetensors") });
     };
     let value: Value =
         serde_json::from_str(&text).map_err(|error| format!("{}: {error}", index.display()))?;

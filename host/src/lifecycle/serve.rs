@@ -78,7 +78,9 @@ impl Keeper {
                     Some(FromWorker::Heartbeat(beat)) => self.take_beat(&live, beat),
                     Some(FromWorker::Dying { code, message, suspects }) => {
                         let cause = if code == FailureCode::Internal { "panic" } else { "device" };
-                        break Death { code, message, suspects: Some(suspects), cause };
+                        // An engine that panicked cannot say who was in the batch.
+                        let suspects = (!suspects.is_empty()).then_some(suspects);
+                        break Death { code, message, suspects, cause };
                     }
                     Some(_) => {}
                     None => break Death {
@@ -125,7 +127,7 @@ impl Keeper {
                 ticket.fail(FailureCode::DeviceLost, "the model is being unloaded", Some(1000));
             }
             Some(Command::Submit(id, ticket)) => {
-                self.tickets.insert(id, ticket);
+                self.tickets.insert(id, *ticket);
                 let mut figures = self.entry.figures();
                 figures.last_used_ms = now_ms();
                 figures.requests += 1;

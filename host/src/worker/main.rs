@@ -43,14 +43,18 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 /// What the process exits with when the link ends.
 static EXIT: AtomicU8 = AtomicU8::new(0);
 
-/// Runs what neuron starts itself as, if the command line says so: `worker`, or `plugin-probe <file>`. Neither
-/// is for people, and neither may pay for parsing a command line or for starting a runtime.
+/// Runs what neuron starts itself as, if the command line says so: `worker`, `plugin-probe <file>` or
+/// `plugin-check <task>`. None is for people, and none may pay for parsing a command line or for starting a runtime.
 pub fn hidden_command() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next()?.to_str()? {
         "worker" => Some(run()),
         "plugin-probe" => {
             let status = plugin_loader::probe_main(arguments.next()?.as_ref());
+            Some(ExitCode::from(u8::try_from(status).unwrap_or(1)))
+        }
+        "plugin-check" => {
+            let status = plugin_conformance::child_main(arguments.next()?.to_str()?);
             Some(ExitCode::from(u8::try_from(status).unwrap_or(1)))
         }
         _ => None,

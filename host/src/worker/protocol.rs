@@ -109,7 +109,7 @@ pub enum FromWorker {
         code: FailureCode,
         /// One sentence.
         message: String,
-        /// Sequences that were in the batch when it happened.
+        /// Sequences that were in the batch when it happened; empty when that is not known.
         suspects: Vec<u64>,
     },
     /// One record of the worker's log, for the supervisor's own.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use neuron::catalogue::{Catalogue, CatalogueOptions};
 use neuron::lifecycle::{LocalPaths, Models, ModelsOptions, SequenceStream};
 use neuron::metrics::Metrics;
-use neuron::worker::message::{FailureCode, FinishReason, Sampling, SequenceEvent, Submission};
+use neuron::worker::message::{FailureCode, FinishReason, Sampling, SequenceEvent, Submission, TokenLogprob};
 use neuron::worker::process::WorkerCommand;
 use wire_api::node::load::LoadRequest;
 use wire_api::node::models::ModelState;
@@ -24,34 +24,53 @@ pub const NEURON: &str = env!("CARGO_BIN_EXE_neuron");
 /// The echo plugin, built when a test first asks for it.
 pub fn echo_plugin() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        // Several test processes may ask at the same time.
-        let lock = File::create(kept.join("building.lock")).expect("cargo's folder for tests can be written");
-        lock.lock().expect("a file lock");
-        let output = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--message-format=json-render-diagnostics", "-p", "echo-plugin"])
-            .current_dir(root)
-            .output()
-            .expect("cargo runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|message| message["target"]["kind"][0] == "cdylib")
-            .filter_map(|message| Some(PathBuf::from(message["filenames"][0].as_str()?)))
-            .next_back()
-            .expect("cargo built the library")
-    })
+    BUILT.get_or_init(|| plugin("echo"))
+}
+
+/// Root of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// An architecture's plugin: built now, or taken from the folder `NEURON_TEST_PLUGINS` if it is there.
+pub fn plugin(name: &str) -> PathBuf {
+    let prebuilt = std::env::var_os("NEURON_TEST_PLUGINS")
+        .map(|folder| Path::new(&folder).join(format!("libneuron_{name}.so")));
+    if let Some(prebuilt) = prebuilt.filter(|path| path.is_file()) {
+        return prebuilt;
+    }
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    // Several test processes may ask at the same time.
+    let lock = File::create(kept.join("building.lock")).expect("cargo's folder for tests can be written");
+    lock.lock().expect("a file lock");
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--message-format=json-render-diagnostics"])
+        .args(["-p", &format!("{name}-plugin")])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["kind"][0] == "cdylib")
+        .filter_map(|message| Some(PathBuf::from(message["filenames"][0].as_str()?)))
+        .next_back()
+        .expect("cargo built the library")
 }
 
 /// Puts the echo plugin into a plugin directory, the way an installer does.
 pub fn install_echo(directory: &Path) {
+    install(echo_plugin(), directory);
+}
+
+/// Puts a plugin into a plugin directory, the way an installer does.
+pub fn install(plugin: &Path, directory: &Path) {
     std::fs::create_dir_all(directory).unwrap();
-    let fresh = directory.join(".echo.so");
-    std::fs::copy(echo_plugin(), &fresh).unwrap();
-    std::fs::rename(fresh, directory.join("echo.so")).unwrap();
+    let name = plugin.file_name().unwrap().to_str().unwrap();
+    let fresh = directory.join(format!(".{name}"));
+    std::fs::copy(plugin, &fresh).unwrap();
+    std::fs::rename(fresh, directory.join(name)).unwrap();
 }
 
 /// A node with a plugin directory and a folder for models, removed with it.
@@ -89,7 +108,8 @@ impl Node {
         Self::with(options, |directory| std::fs::create_dir(directory).unwrap())
     }
 
-    fn with(options: ModelsOptions, fill: impl FnOnce(&Path)) -> Self {
+    /// A node whose plugin directory is filled by `fill`.
+    pub fn with(options: ModelsOptions, fill: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let plugins = folder.path().join("plugins");
         fill(&plugins);
@@ -183,6 +203,8 @@ pub fn user(text: &str) -> Submission {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub text: String,
+    pub tokens: Vec<u32>,
+    pub logprobs: Vec<TokenLogprob>,
     pub cached_tokens: u32,
     pub end: Option<SequenceEvent>,
 }
@@ -199,7 +221,11 @@ impl Outcome {
     pub fn take(&mut self, event: SequenceEvent) {
         match event {
             SequenceEvent::Started { cached_tokens, .. } => self.cached_tokens = cached_tokens,
-            SequenceEvent::Token { id, .. } => self.text.push(char::from(id as u8)),
+            SequenceEvent::Token { id, logprob } => {
+                self.text.push(char::from(id as u8));
+                self.tokens.push(id);
+                self.logprobs.extend(logprob);
+            }
             end => self.end = Some(end),
         }
     }

@@ -78,7 +78,7 @@ mod tests {
             let position = segment + into;
             let piece = soft_cut(segment, position, room);
             prop_assert!(piece <= room);
-            prop_assert!(piece == 0 || (position + piece - segment) % SOFT_CUT == 0);
+            prop_assert!(piece == 0 || (position + piece - segment).is_multiple_of(SOFT_CUT));
             prop_assert!(room < SOFT_CUT || piece > 0);
         }
     }
