@@ -12,6 +12,7 @@ mod load;
 mod log;
 mod models;
 mod node;
+mod plugin;
 mod plugins;
 mod pull;
 mod run;
@@ -81,6 +82,11 @@ enum Command {
     Unload(unload::Options),
     /// Show which plugins there are, which serve which device, and why others do not.
     Plugins(plugins::Options),
+    /// Begin, check or install a plugin.
+    Plugin {
+        #[command(subcommand)]
+        command: plugin::Command,
+    },
     /// Look for what keeps neuron from working well on this machine, and say what to do about it.
     Doctor(doctor::Options),
     /// Measure how fast a model runs here, and how much of the memory bandwidth it reaches.
@@ -123,6 +129,10 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Load(options) => load::run(&options).await,
         Command::Unload(options) => unload::run(&options).await,
         Command::Plugins(options) => plugins::run(&options).await,
+        Command::Plugin { command } => {
+            let kept = plugin::run(&command)?;
+            return Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Doctor(options) => return doctor::run(&options).await,
         Command::Bench(options) => bench::run(&options).await,
         Command::Config { command } => config::run(&command),
