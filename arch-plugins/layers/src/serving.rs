@@ -84,6 +84,24 @@ fn open(source: &Source<'_>, placement: Placement) -> Result<Weights> {
     Weights::open(&files, container, placement)
 }
 
+/// The options of one architecture, of which only `known` keys may be set.
+pub fn settings(options: &Options<'_>, known: &[&str]) -> Result<serde_json::Map<String, serde_json::Value>> {
+    if options.options.trim().is_empty() {
+        return Ok(serde_json::Map::new());
+    }
+    let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(options.options)
+        .map_err(|error| Error::InvalidInput(format!("the options are not a JSON object: {error}")))?;
+    match settings.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) if known.is_empty() => {
+            Err(Error::InvalidInput(format!("option `{key}` is unknown; this architecture has none")))
+        }
+        Some(key) => {
+            Err(Error::InvalidInput(format!("option `{key}` is unknown; there is {}", known.join(", "))))
+        }
+        None => Ok(settings),
+    }
+}
+
 /// Loads one rank: places weights as the options say, lets `build` make the decoder, and insists that every
 /// tensor was used whose name does not begin with one of `ignored`.
 pub fn load<D: Decoder>(

@@ -36,6 +36,7 @@ impl Architecture for Llama {
     }
 
     fn plan(&self, source: &Source<'_>, options: &Options<'_>) -> Result<Plan> {
+        serving::settings(options, &[])?;
         let weights = serving::headers(source)?;
         Ok(plan::plan(&Checkpoint::new(source.config, &weights)?, &weights, options)?)
     }
@@ -46,6 +47,7 @@ impl Architecture for Llama {
         options: &Options<'_>,
         progress: &Progress<'_>,
     ) -> Result<Self::Model> {
+        serving::settings(options, &[])?;
         let checkpoint = Checkpoint::new(source.config, &serving::headers(source)?)?;
         let facts = Facts {
             vocab_size: checkpoint.config.vocab_size,

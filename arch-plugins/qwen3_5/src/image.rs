@@ -14,6 +14,9 @@ use serde_json::Value;
 /// Longest side over shortest side beyond which an image is refused.
 pub const MAX_ASPECT_RATIO: usize = 200;
 
+/// Area, in pixels, beyond which an image is refused before anybody makes room for it.
+pub const MAX_PIXELS: usize = 1 << 28;
+
 /// How a checkpoint wants its images prepared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageProcessor {
@@ -118,7 +121,8 @@ impl ImageProcessor {
     /// The patch grid of an image of this size.
     ///
     /// # Errors
-    /// InvalidInput if the image is empty or longer than [`MAX_ASPECT_RATIO`] times its width.
+    /// InvalidInput if the image is empty, has more than [`MAX_PIXELS`], or is longer than [`MAX_ASPECT_RATIO`] times its
+    /// width.
     pub fn grid(&self, width: usize, height: usize) -> Result<Grid> {
         let (height, width) = self.target_size(width, height)?;
         Ok(Grid { height: height / self.patch_size, width: width / self.patch_size })
@@ -129,6 +133,11 @@ impl ImageProcessor {
         let (long, short) = (width.max(height), width.min(height));
         if short == 0 {
             return Err(invalid("the image has no pixels"));
+        }
+        if width.saturating_mul(height) > MAX_PIXELS {
+            return Err(invalid(format!(
+                "the image is {width}×{height}; it may have at most {MAX_PIXELS} pixels"
+            )));
         }
         if long as f64 / short as f64 > MAX_ASPECT_RATIO as f64 {
             return Err(invalid(format!(
@@ -336,6 +345,8 @@ mod tests {
         assert!(error.to_string().contains("200"), "{error}");
         assert!(processor(4096, 16384).grid(1, 200).is_ok());
         assert!(processor(4096, 16384).grid(0, 7).is_err());
+        let error = processor(4096, 16384).grid(usize::MAX, usize::MAX).expect_err("too large");
+        assert!(error.to_string().contains("268435456"), "{error}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use layers::serving::{self, Facts, Served};
 use layers::weights::Weights;
 use plugin_sdk::arch::Description;
 use plugin_sdk::{Architecture, Error, Options, Plan, Progress, Result, Source, capability};
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Model};
 
@@ -71,21 +71,18 @@ impl Architecture for Qwen35 {
     }
 }
 
-/// Settings of this architecture alone.
-#[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-struct Settings {
-    /// Take prompts through the chunked form of the delta rule.
-    chunked_delta_rule: bool,
-}
+/// Takes prompts through the chunked form of the delta rule.
+const CHUNKED: &str = "chunked_delta_rule";
 
 fn checkpoint(source: &Source<'_>, options: &Options<'_>, w: &Weights) -> Result<Checkpoint> {
-    let text = if options.options.trim().is_empty() { "{}" } else { options.options };
-    let settings: Settings =
-        serde_json::from_str(text).map_err(|e| Error::InvalidInput(format!("options of qwen3_5: {e}")))?;
+    let settings = serving::settings(options, &[CHUNKED])?;
     let mut checkpoint = Checkpoint::new(source.config, source.preprocessor, w)?;
-    if settings.chunked_delta_rule {
-        checkpoint.config.text.linear.prefill = Form::Chunked;
+    match settings.get(CHUNKED) {
+        None | Some(Value::Bool(false)) => {}
+        Some(Value::Bool(true)) => checkpoint.config.text.linear.prefill = Form::Chunked,
+        Some(other) => {
+            return Err(Error::InvalidInput(format!("option `{CHUNKED}` is {other}, not true or false")));
+        }
     }
     Ok(checkpoint)
 }
