@@ -39,6 +39,11 @@ pub struct Metrics {
     pub resident_bytes: IntGaugeVec,
     /// `neuron_prefix_cache_lookups_total{model,result}`; result is `hit` or a miss reason.
     pub prefix_lookups: IntCounterVec,
+    /// `neuron_prefix_cache_entries{model}`.
+    pub prefix_entries: IntGaugeVec,
+    /// `neuron_plugin_sequences{model}`: what the plugin says it holds, read when the engine is idle; then it
+    /// equals the cached prefixes, or a sequence was forgotten.
+    pub plugin_sequences: IntGaugeVec,
     /// `neuron_preemptions{model}` since the load.
     pub preemptions: IntGaugeVec,
     /// `neuron_loads_total{model,outcome}`; outcome is `ready` or `failed`.
@@ -97,6 +102,12 @@ impl Metrics {
                 "Prompts looked up in the prefix cache, by what came of it.",
                 &["model", "result"],
             ),
+            prefix_entries: gauge("neuron_prefix_cache_entries", "Cached prefixes.", &["model"]),
+            plugin_sequences: gauge(
+                "neuron_plugin_sequences",
+                "Sequences the plugin holds, cached prefixes included, as of when the engine was last idle.",
+                &["model"],
+            ),
             preemptions: gauge("neuron_preemptions", "Sequences set back for want of memory.", &["model"]),
             loads: counter("neuron_loads_total", "Loads that ended.", &["model", "outcome"]),
             load_time: seconds("neuron_load_seconds", "From the start of a load to readiness."),
@@ -127,7 +138,15 @@ impl Metrics {
     /// Forgets the gauges of a model that is gone; counters stay.
     pub fn forget(&self, model: &str) {
         // A gauge that was never set cannot be removed, which is as good.
-        for gauge in [&self.inflight, &self.queued, &self.running, &self.resident_bytes, &self.preemptions] {
+        for gauge in [
+            &self.inflight,
+            &self.queued,
+            &self.running,
+            &self.resident_bytes,
+            &self.preemptions,
+            &self.prefix_entries,
+            &self.plugin_sequences,
+        ] {
             let _ = gauge.remove_label_values(&[model]);
         }
         for kind in ["used", "limit", "prefix_cache"] {

@@ -251,6 +251,80 @@ async fn a_dropped_stream_cancels_its_sequence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_that_come_and_go_leave_nothing_behind() {
+    let node = Node::new(options());
+    node.ready("m", json!({"token_delay_us": 100})).await;
+    let mut clients = Vec::new();
+    for client in 0..16u32 {
+        let model = within(node.models.acquire("m")).await.unwrap();
+        clients.push(tokio::spawn(async move {
+            let mut random = client + 1;
+            let mut served = 0;
+            for round in 0..8 {
+                let text = format!("client {client} says {round} {}", "so ".repeat(round * 7));
+                let mut stream = model.submit(user(&text));
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let patience = if random >> 16 & 1 == 0 { usize::MAX } else { (random >> 18) as usize % 40 };
+                let mut outcome = Outcome::default();
+                while outcome.text.len() < patience {
+                    match within(stream.next_event()).await {
+                        Some(event) => outcome.take(event),
+                        None => break,
+                    }
+                }
+                if outcome.end.is_some() {
+                    assert_eq!(outcome.text, text);
+                    served += 1;
+                }
+            }
+            served
+        }));
+    }
+    let mut served = 0;
+    for client in clients {
+        served += within(client).await.unwrap();
+    }
+    assert!(served > 16, "{served} answers were heard to the end");
+    node.until("nothing is in flight and no sequence is forgotten", |models| {
+        let activity = models.status("m").unwrap().activity;
+        let metrics = models.metrics();
+        let held = metrics.plugin_sequences.with_label_values(&["m"]).get();
+        let cached = metrics.prefix_entries.with_label_values(&["m"]).get();
+        activity.inflight + activity.running + activity.queued == 0 && held == cached && cached > 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configured_model_that_crashes_is_tried_again_until_it_serves() {
+    let node = Node::new(options());
+    let broken = node.model("m", json!({"fault": {"kind": "abort"}}));
+    within(node.models.desire(broken).unwrap().wait()).await.unwrap_err();
+    node.until("it has crashed several times", |models| {
+        models.status("m").unwrap().failure.is_some_and(|failure| failure.attempts >= 4)
+    })
+    .await;
+    assert!(!node.models.readiness()[0].ready);
+    node.model("m", json!({}));
+    node.until("it serves", |models| models.status("m").unwrap().state == ModelState::Ready).await;
+    assert_eq!(node.ask("m", "at last").await.text, "at last");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_can_be_given_up() {
+    let node = Node::new(options());
+    let job = node.models.load(node.model("m", json!({"load_delay_ms": 3_600_000}))).unwrap();
+    node.until("it reads", |models| {
+        let status = models.status("m").unwrap();
+        status.progress.is_some_and(|progress| progress.phase == LoadPhase::Read)
+    })
+    .await;
+    within(node.models.unload(&unload("m"))).await.unwrap();
+    assert!(matches!(within(job.wait()).await, Err(LifecycleError::NotFound(_))));
+    assert!(node.models.list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unloading_lets_work_finish_or_cuts_it_off() {
     let node = Node::new(options());
     node.ready("m", json!({"step_delay_ms": 2})).await;

@@ -236,6 +236,8 @@ impl Keeper {
         set(&metrics.inflight, u64::from(self.entry.inflight.load(Ordering::Relaxed)));
         set(&metrics.resident_bytes, beat.resident_bytes);
         set(&metrics.preemptions, beat.preemptions);
+        set(&metrics.prefix_entries, u64::from(beat.prefix_cache_entries));
+        set(&metrics.plugin_sequences, beat.plugin_sequences);
         for (kind, value) in [
             ("used", beat.state_bytes),
             ("limit", beat.state_limit_bytes),

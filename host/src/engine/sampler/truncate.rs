@@ -32,7 +32,7 @@ fn descending(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
 
 /// Draws a token; `random` is in [0, 1). `None` when every logit is minus infinity.
 pub(super) fn sample(logits: &[f32], sampling: &Sampling, random: f64) -> Option<u32> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = super::max_of(logits);
     if max == f32::NEG_INFINITY {
         return None;
     }
