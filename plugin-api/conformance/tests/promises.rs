@@ -24,7 +24,7 @@ fn broken(report: &Report) -> Vec<String> {
 
 #[test]
 fn sound_plugins_keep_every_promise() {
-    for package in ["echo-plugin", "faulty-plugin"] {
+    for package in ["echo-plugin", "faulty-plugin", "strategies-plugin"] {
         let report = report(&built::library(package, &[]));
         assert!(report.passed(), "{report}");
         assert!(report.findings.len() > 20, "{report}");
