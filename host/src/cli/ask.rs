@@ -42,13 +42,15 @@ impl Client {
     /// # Errors
     /// When the endpoint is no address, or the HTTP library cannot start.
     pub fn new(endpoint: &str) -> anyhow::Result<Self> {
-        let with_scheme = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+        let with_scheme =
+            if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
         let trimmed = with_scheme.trim_end_matches('/');
         let endpoint = trimmed.strip_suffix("/v1").unwrap_or(trimmed).to_owned();
         reqwest::Url::parse(&endpoint)
             .with_context(|| format!("{endpoint:?} is no address; write it like {DEFAULT_ENDPOINT}"))?;
         // A proxy of the environment is for the world outside.
-        let local = ["127.", "localhost", "[::1]"].iter().any(|host| endpoint.contains(&format!("://{host}")));
+        let local =
+            ["127.", "localhost", "[::1]"].iter().any(|host| endpoint.contains(&format!("://{host}")));
         let builder = reqwest::Client::builder();
         let builder = if local { builder.no_proxy() } else { builder };
         Ok(Self { endpoint, http: builder.build()? })
@@ -65,7 +67,11 @@ impl Client {
     }
 
     /// Commands at `path`.
-    pub async fn post<Q: Serialize, T: DeserializeOwned>(&self, path: &str, command: &Q) -> anyhow::Result<T> {
+    pub async fn post<Q: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        command: &Q,
+    ) -> anyhow::Result<T> {
         self.answer(path, self.http.post(routes::join(&self.endpoint, path)).json(command)).await
     }
 
@@ -79,9 +85,14 @@ impl Client {
         self.open(self.http.post(routes::join(&self.endpoint, path)).json(command)).await
     }
 
-    async fn answer<T: DeserializeOwned>(&self, path: &str, request: reqwest::RequestBuilder) -> anyhow::Result<T> {
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: reqwest::RequestBuilder,
+    ) -> anyhow::Result<T> {
         let body = self.send(request).await?.bytes().await.context("the connection broke")?;
-        serde_json::from_slice(&body).with_context(|| format!("{}{path} answered something else", self.endpoint))
+        serde_json::from_slice(&body)
+            .with_context(|| format!("{}{path} answered something else", self.endpoint))
     }
 
     async fn open(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Events> {
@@ -106,7 +117,9 @@ impl Client {
     fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
         let endpoint = &self.endpoint;
         if error.is_connect() {
-            anyhow::anyhow!("nothing answers at {endpoint}; start it with `neuron serve`, or name another with --endpoint")
+            anyhow::anyhow!(
+                "nothing answers at {endpoint}; start it with `neuron serve`, or name another with --endpoint"
+            )
         } else {
             anyhow::anyhow!("{endpoint} does not answer: {error}")
         }

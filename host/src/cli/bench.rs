@@ -123,7 +123,10 @@ async fn measure(model: &LoadedModel, options: &Options, run: u32) -> anyhow::Re
     let facts = &model.info().facts;
     let wanted = u64::from(options.prompt_tokens) + u64::from(options.generate_tokens);
     if wanted > u64::from(facts.max_context) {
-        bail!("{wanted} tokens do not fit into the context of {}; ask for fewer, or load with --context", facts.max_context);
+        bail!(
+            "{wanted} tokens do not fit into the context of {}; ask for fewer, or load with --context",
+            facts.max_context
+        );
     }
     let mut stream = model.submit(Submission {
         prompt: arbitrary(options.prompt_tokens, facts.vocab_size, facts.image_token, run),
@@ -168,7 +171,9 @@ fn arbitrary(count: u32, vocabulary: u32, image: Option<u32>, run: u32) -> Vec<u
 
 fn figures(options: &Options, info: &ModelInfo, threads: u32, memory: f64, timed: &[Timings]) -> Figures {
     let speed = |tokens: u32, milliseconds: fn(&Timings) -> f32| {
-        let all = timed.iter().map(|timings| f64::from(tokens) * 1000.0 / f64::from(milliseconds(timings)).max(1e-3));
+        let all = timed
+            .iter()
+            .map(|timings| f64::from(tokens) * 1000.0 / f64::from(milliseconds(timings)).max(1e-3));
         median(all.collect())
     };
     // The first token comes out of the prefill.
@@ -201,13 +206,31 @@ fn picture(figures: &Figures) -> String {
         table::row(["model", &figures.model]),
         table::row(["plugin", &format!("{} {}, {} threads", figures.plugin, figures.build, figures.threads)]),
         table::row(["weights", &bytes(figures.weight_bytes)]),
-        table::row(["prefill", &format!("{:.1} tokens/s at {} tokens", figures.prefill_tokens_per_second, figures.prompt_tokens)]),
-        table::row(["decode", &format!("{:.1} tokens/s over {} tokens", figures.decode_tokens_per_second, figures.generate_tokens)]),
-        table::row(["memory", &format!("{:.1} GB/s read, {:.0}% of it used by decode", figures.memory_bytes_per_second / 1e9, figures.memory_share * 100.0)]),
+        table::row([
+            "prefill",
+            &format!("{:.1} tokens/s at {} tokens", figures.prefill_tokens_per_second, figures.prompt_tokens),
+        ]),
+        table::row([
+            "decode",
+            &format!(
+                "{:.1} tokens/s over {} tokens",
+                figures.decode_tokens_per_second, figures.generate_tokens
+            ),
+        ]),
+        table::row([
+            "memory",
+            &format!(
+                "{:.1} GB/s read, {:.0}% of it used by decode",
+                figures.memory_bytes_per_second / 1e9,
+                figures.memory_share * 100.0
+            ),
+        ]),
     ];
     let mut text = table::columns(&rows);
     if figures.debug_build {
-        text.push_str("this is a debug build of neuron; build with --release for figures that mean something\n");
+        text.push_str(
+            "this is a debug build of neuron; build with --release for figures that mean something\n",
+        );
     }
     text
 }

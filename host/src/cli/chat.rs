@@ -113,7 +113,8 @@ impl Conversation {
     }
 
     fn save(&self, path: &Path) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(&json!({"messages": self.messages(), "settings": self.settings}))?;
+        let text =
+            serde_json::to_string_pretty(&json!({"messages": self.messages(), "settings": self.settings}))?;
         std::fs::write(path, text + "\n").with_context(|| format!("{} cannot be written", path.display()))
     }
 }
@@ -323,7 +324,9 @@ fn command(conversation: &mut Conversation, input: Input<'_>) -> String {
             conversation.system = Some(text.to_owned()).filter(|text| !text.is_empty());
             if text.is_empty() { "No system text.".into() } else { "From now on.".into() }
         }
-        Input::Set("", _) if conversation.settings.is_empty() => "All parameters are at the model's defaults.".into(),
+        Input::Set("", _) if conversation.settings.is_empty() => {
+            "All parameters are at the model's defaults.".into()
+        }
         Input::Set("", _) => Value::Object(conversation.settings.clone()).to_string(),
         Input::Set(key, "") => match conversation.settings.remove(key) {
             Some(_) => format!("{key} is at its default again."),
@@ -339,7 +342,8 @@ fn command(conversation: &mut Conversation, input: Input<'_>) -> String {
             Err(error) => format!("{error:#}"),
         },
         Input::Unknown(name) => {
-            let advice = nearest(name, COMMANDS).map_or_else(String::new, |near| format!(" Did you mean {near}?"));
+            let advice =
+                nearest(name, COMMANDS).map_or_else(String::new, |near| format!(" Did you mean {near}?"));
             format!("There is no {name}.{advice} /help lists what there is.")
         }
         Input::Nothing | Input::Quit | Input::Say(_) => String::new(),
@@ -410,7 +414,8 @@ mod tests {
         }
         assert_eq!((answer.content.as_str(), answer.reasoning.as_str()), ("Hello", "hm"));
         assert_eq!((&answer.finish_reason, &answer.usage["total_tokens"]), (&json!("stop"), &json!(5)));
-        let error = take(r#"{"error":{"message":"the worker died"}}"#, &mut answer, &mut printer).unwrap_err();
+        let error =
+            take(r#"{"error":{"message":"the worker died"}}"#, &mut answer, &mut printer).unwrap_err();
         assert!(error.to_string().contains("the worker died"));
     }
 }

@@ -58,7 +58,8 @@ fn text(settings: &[Setting]) -> String {
         };
         lines.push((line, setting.origin.to_string()));
     }
-    let width = lines.iter().map(|(line, _)| line.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
+    let width =
+        lines.iter().map(|(line, _)| line.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
     let written = lines.into_iter().map(|(line, origin)| {
         let padding = " ".repeat(width.saturating_sub(line.chars().count()));
         if origin.is_empty() { format!("{line}\n") } else { format!("{line}{padding}  # {origin}\n") }
@@ -67,11 +68,14 @@ fn text(settings: &[Setting]) -> String {
 }
 
 fn models(setting: &Setting) -> (String, String) {
-    let entries = setting.value.as_ref().and_then(toml::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let entries =
+        setting.value.as_ref().and_then(toml::Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if entries.is_empty() {
         return ("\n# no [[models]]".into(), String::new());
     }
-    let entries = entries.iter().map(|entry| format!("\n[[models]]  # {}\n{entry}", setting.origin, entry = table(entry)));
+    let entries = entries
+        .iter()
+        .map(|entry| format!("\n[[models]]  # {}\n{entry}", setting.origin, entry = table(entry)));
     (entries.collect(), String::new())
 }
 
@@ -108,8 +112,12 @@ mod tests {
         let loaded = Config::parse(file, Path::new("/x/neuron.toml"), environment).unwrap();
         let shown = text(&loaded.settings());
         assert!(shown.contains("# environment, NEURON_NAME"), "{shown}");
-        assert!(shown.lines().any(|line| line.starts_with("slots = 3") && line.ends_with("# file")), "{shown}");
-        let again = Config::parse(&shown, Path::new("/x/neuron.toml"), []).unwrap_or_else(|error| panic!("{error}\n{shown}"));
+        assert!(
+            shown.lines().any(|line| line.starts_with("slots = 3") && line.ends_with("# file")),
+            "{shown}"
+        );
+        let again = Config::parse(&shown, Path::new("/x/neuron.toml"), [])
+            .unwrap_or_else(|error| panic!("{error}\n{shown}"));
         assert_eq!(again.config, loaded.config);
         let document = document(&loaded.settings());
         assert_eq!(document["engine"]["slots"]["value"], 3);

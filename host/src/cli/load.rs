@@ -87,7 +87,11 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
         return if options.ask.json {
             print_json(&begun)
         } else {
-            println!("{} is {}; watch it with `neuron models`", begun.model, format!("{:?}", begun.state).to_lowercase());
+            println!(
+                "{} is {}; watch it with `neuron models`",
+                begun.model,
+                format!("{:?}", begun.state).to_lowercase()
+            );
             Ok(())
         };
     }
@@ -122,7 +126,8 @@ pub async fn follow(client: &Client, begun: &LoadResponse) -> anyhow::Result<Loa
     let mut events = client.watch(&routes::model_events(begun.model.as_str())).await?;
     let bar = LoadBar::new();
     while let Some(data) = events.next_data().await? {
-        let event: LoadEvent = serde_json::from_str(&data).context("an event of the load is not understood")?;
+        let event: LoadEvent =
+            serde_json::from_str(&data).context("an event of the load is not understood")?;
         bar.show(&event.progress);
         match event.progress.phase {
             LoadPhase::Ready => return Ok(event),
@@ -136,7 +141,11 @@ pub async fn follow(client: &Client, begun: &LoadResponse) -> anyhow::Result<Loa
     }
     if begun.state == ModelState::Ready {
         // It served before this was asked; there is nothing left to tell.
-        return Ok(LoadEvent { model: begun.model.clone(), progress: begun.progress.clone(), ..LoadEvent::default() });
+        return Ok(LoadEvent {
+            model: begun.model.clone(),
+            progress: begun.progress.clone(),
+            ..LoadEvent::default()
+        });
     }
     bail!("the neuron went away while {} was loading", begun.model)
 }

@@ -97,7 +97,9 @@ enum Command {
         command: config::Command,
     },
     /// Print completions for a shell.
-    #[command(after_help = "Example:\n  neuron completions bash > ~/.local/share/bash-completion/completions/neuron")]
+    #[command(
+        after_help = "Example:\n  neuron completions bash > ~/.local/share/bash-completion/completions/neuron"
+    )]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,

@@ -33,7 +33,9 @@ fn picture(node: &NodeModels) -> String {
     if node.models.is_empty() {
         return "no models; load one with `neuron load <model>`\n".into();
     }
-    let mut rows = vec![table::row(["MODEL", "STATE", "MEMORY", "CONTEXT", "SLOTS", "RUNNING", "QUEUED", "SPEED", "PLUGIN"])];
+    let mut rows = vec![table::row([
+        "MODEL", "STATE", "MEMORY", "CONTEXT", "SLOTS", "RUNNING", "QUEUED", "SPEED", "PLUGIN",
+    ])];
     rows.extend(node.models.iter().map(line));
     let mut text = table::columns(&rows);
     for model in &node.models {

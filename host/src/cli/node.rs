@@ -8,7 +8,8 @@ use anyhow::Context;
 use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::generation::{Generator, Pictures};
-use crate::lifecycle::{LocalPaths, Models, Resolver};
+use crate::hub::{Hub, HubOptions};
+use crate::lifecycle::{Models, Resolver};
 use crate::metrics::Metrics;
 use crate::prompt::fetch::ImageSource;
 use crate::server::{House, Settings};
@@ -36,9 +37,11 @@ impl Node {
     pub fn assemble(config: &Config) -> anyhow::Result<Self> {
         let catalogue = Catalogue::new(config.plugins.catalogue_options()?);
         let watch = catalogue.watch();
-        let mut worker = WorkerCommand::this_binary().context("cannot find the neuron binary to start workers with")?;
+        let mut worker =
+            WorkerCommand::this_binary().context("cannot find the neuron binary to start workers with")?;
         worker.environment.push((FILTER.into(), config.log.filter.clone().into()));
-        let models = Models::new(config.models_options(worker), catalogue, resolver(config), Metrics::new());
+        let models =
+            Models::new(config.models_options(worker), catalogue, resolver(config, false)?, Metrics::new());
         Ok(Self { models, watch })
     }
 
@@ -60,7 +63,17 @@ impl Node {
     }
 }
 
-/// Finds models: on this machine.
-pub fn resolver(_config: &Config) -> Arc<dyn Resolver> {
-    Arc::new(LocalPaths)
+/// Finds models: on this machine and on the hub. With `refresh` the hub is asked even for what is cached.
+///
+/// # Errors
+/// When the hub's address is none.
+pub fn resolver(config: &Config, refresh: bool) -> anyhow::Result<Arc<dyn Resolver>> {
+    let options = HubOptions {
+        endpoint: config.hub.endpoint.clone(),
+        cache: config.hub.cache.clone(),
+        offline: config.hub.offline,
+        refresh,
+        token: None,
+    };
+    Ok(Arc::new(Hub::new(options)?))
 }

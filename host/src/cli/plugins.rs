@@ -85,16 +85,20 @@ fn picture(snapshot: &Snapshot, machine: &Machine, served: &Served) -> String {
                 let path = chosen.path.display().to_string();
                 rows.push(table::row([&format!("  {name}"), &chosen.build, &chosen.version, &path, ""]));
                 let others = chosen.considered.iter().filter(|(path, _)| *path != chosen.path);
-                rows.extend(others.map(|(path, why)| {
-                    table::row(["", "", "", &format!("not {}", path.display()), why])
-                }));
+                rows.extend(
+                    others
+                        .map(|(path, why)| table::row(["", "", "", &format!("not {}", path.display()), why])),
+                );
             }
             Err(error) => rows.push(table::row([&format!("  {name}"), "-", "", &error.to_string(), ""])),
         }
     }
     text.push_str(&table::columns(&rows));
     for gpu in &machine.gpus {
-        text.push_str(&format!("cuda-{}  {}\n  this build of neuron only loads onto the processor\n", gpu.ordinal, gpu.name));
+        text.push_str(&format!(
+            "cuda-{}  {}\n  this build of neuron only loads onto the processor\n",
+            gpu.ordinal, gpu.name
+        ));
     }
     let refused: Vec<_> = snapshot.entries.iter().filter_map(|entry| entry.outcome.as_ref().err()).collect();
     if !refused.is_empty() {
@@ -125,7 +129,9 @@ fn document(snapshot: &Snapshot, served: &Served) -> serde_json::Value {
                 "version": chosen.version,
                 "considered": considered(&chosen.considered),
             }),
-            Err(error) => json!({"architecture": name, "device": "cpu-0", "path": null, "reason": error.to_string()}),
+            Err(error) => {
+                json!({"architecture": name, "device": "cpu-0", "path": null, "reason": error.to_string()})
+            }
         })
         .collect();
     let refused: Vec<_> = snapshot

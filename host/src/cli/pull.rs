@@ -33,7 +33,7 @@ pub struct Options {
 pub async fn run(options: &Options) -> anyhow::Result<()> {
     log::start_quietly();
     let config = options.file.load()?.config;
-    let resolver = node::resolver(&config);
+    let resolver = node::resolver(&config, true)?;
     for model in &options.models {
         let bar = Arc::new(Mutex::new(LoadBar::new()));
         let shown = Arc::clone(&bar);

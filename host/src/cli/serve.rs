@@ -83,8 +83,12 @@ fn want(models: &Models, config: &Config) -> anyhow::Result<()> {
 pub(super) async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; another neuron may be running there (see `neuron models`), or choose another with --listen",
-            std::io::ErrorKind::PermissionDenied => "; ports below 1024 are for root, choose another with --listen",
+            std::io::ErrorKind::AddrInUse => {
+                "; another neuron may be running there (see `neuron models`), or choose another with --listen"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 are for root, choose another with --listen"
+            }
             std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
             _ => "",
         };

@@ -14,7 +14,8 @@ const PREFIX: &str = "NEURON_";
 const OTHER: [&str; 5] = ["NEURON_CONFIG", "NEURON_ENDPOINT", "NEURON_API_KEY", "NEURON_BUILD", "NEURON_GIT"];
 
 /// Short names of the settings that are set most.
-const SHORT: [(&str, &str, &str); 2] = [("NEURON_PLUGINS", "plugins", "directories"), ("NEURON_LOG", "log", "filter")];
+const SHORT: [(&str, &str, &str); 2] =
+    [("NEURON_PLUGINS", "plugins", "directories"), ("NEURON_LOG", "log", "filter")];
 
 /// What an orchestrator sets for a service that is called neuron; none of it is meant for this program.
 fn is_of_an_orchestrator(rest: &str) -> bool {
@@ -90,8 +91,10 @@ fn directories(table: &Table, text: &str) -> Value {
 /// The value as TOML writes it if that fits the setting, else as text, else as a list of one text or of several
 /// separated by commas.
 fn fit(name: &str, section: &str, key: &str, text: &str) -> Result<Value, ConfigError> {
-    let written = toml::from_str::<Table>(&format!("value = {text}")).ok().and_then(|mut table| table.remove("value"));
-    let list = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| Value::String(part.into()));
+    let written =
+        toml::from_str::<Table>(&format!("value = {text}")).ok().and_then(|mut table| table.remove("value"));
+    let list =
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| Value::String(part.into()));
     let tries = [written, Some(Value::String(text.to_owned())), Some(Value::Array(list.collect()))];
     let mut complaint = None;
     for value in tries.into_iter().flatten() {

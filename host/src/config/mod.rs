@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use error::nearest;
 pub use error::ConfigError;
+pub(crate) use error::nearest;
 pub use origin::{Origin, Setting};
 
 /// Address of the API unless something else is said.
@@ -82,6 +82,9 @@ pub struct Plugins {
     pub allow_unowned: bool,
     /// File with the SHA-256 sums of the only plugins that may be used, as `sha256sum` prints them.
     pub allow_list: Option<PathBuf>,
+    /// Minisign public keys, one of which must have signed that file (signature in `<file>.minisig`); none for
+    /// a file that need not be signed.
+    pub trusted_keys: Vec<String>,
     /// How long a plugin may take to describe itself, in seconds.
     pub probe_timeout_s: u64,
 }
@@ -93,6 +96,7 @@ impl Default for Plugins {
             search_defaults: true,
             allow_unowned: false,
             allow_list: None,
+            trusted_keys: Vec::new(),
             probe_timeout_s: 20,
         }
     }
@@ -141,7 +145,8 @@ pub struct Engine {
 
 impl Default for Engine {
     fn default() -> Self {
-        let models = crate::lifecycle::ModelsOptions::new(crate::worker::process::WorkerCommand::program("neuron"));
+        let models =
+            crate::lifecycle::ModelsOptions::new(crate::worker::process::WorkerCommand::program("neuron"));
         Self {
             threads: models.threads,
             memory: models.memory_bytes,
@@ -293,7 +298,8 @@ impl Config {
         source: &Path,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded, ConfigError> {
-        let mut table: toml::Table = toml::from_str(text).map_err(|error| ConfigError::parse(source, &error))?;
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|error| ConfigError::parse(source, &error))?;
         schema::check(&table, source)?;
         // Read once as it stands, so that a wrong type is shown with its line.
         let _: Config = toml::from_str(text).map_err(|error| ConfigError::parse(source, &error))?;
@@ -310,22 +316,29 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when the file is missing, unreadable or wrong.
     pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigError> {
-        let path = path.map(Path::to_owned).or_else(|| Some(SYSTEM_CONFIG.into()).filter(|path: &PathBuf| path.exists()));
+        let path = path
+            .map(Path::to_owned)
+            .or_else(|| Some(SYSTEM_CONFIG.into()).filter(|path: &PathBuf| path.exists()));
         let text = match &path {
             Some(path) => std::fs::read_to_string(path)
                 .map_err(|source| ConfigError::Read { path: path.clone(), source })?,
             None => String::new(),
         };
         // Variables that are not text cannot be settings of ours.
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let loaded = Self::parse(&text, path.as_deref().unwrap_or(Path::new("defaults")), environment)?;
         Ok(Loaded { path, ..loaded })
     }
 
     /// A relative path in the file is one relative to the file, wherever the process was started.
     fn start_paths_at(&mut self, folder: &Path) {
-        let paths = self.plugins.directories.iter_mut().chain(&mut self.plugins.allow_list).chain(&mut self.hub.cache);
+        let paths = self
+            .plugins
+            .directories
+            .iter_mut()
+            .chain(&mut self.plugins.allow_list)
+            .chain(&mut self.hub.cache);
         for path in paths.filter(|path| path.is_relative()) {
             *path = folder.join(&*path);
         }
@@ -340,13 +353,21 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         check_address(&self.listen)?;
         if tracing_subscriber::EnvFilter::try_new(&self.log.filter).is_err() {
-            let message = format!("{:?} is no filter; write a level such as \"info\", or \"info,neuron=debug\"", self.log.filter);
+            let message = format!(
+                "{:?} is no filter; write a level such as \"info\", or \"info,neuron=debug\"",
+                self.log.filter
+            );
             return Err(ConfigError::value("log.filter", message));
         }
+        if self.plugins.allow_list.is_none() && !self.plugins.trusted_keys.is_empty() {
+            let message = "are set, but there is no plugins.allow_list that they could have signed";
+            return Err(ConfigError::value("plugins.trusted_keys", message));
+        }
         let engine = &self.engine;
-        for (key, share) in
-            [("engine.state_share", engine.state_share), ("engine.prefix_cache_share", engine.prefix_cache_share)]
-        {
+        for (key, share) in [
+            ("engine.state_share", engine.state_share),
+            ("engine.prefix_cache_share", engine.prefix_cache_share),
+        ] {
             if !(0.0..=1.0).contains(&share) {
                 return Err(ConfigError::value(key, format!("is {share}; it must be from 0 to 1")));
             }
@@ -376,11 +397,16 @@ impl Config {
     fn check_models(&self) -> Result<(), ConfigError> {
         let mut names = BTreeSet::new();
         for (place, model) in self.models.iter().enumerate() {
-            let wrong = |key: &str, message: String| Err(ConfigError::value(&format!("models[{place}].{key}"), message));
+            let wrong = |key: &str, message: String| {
+                Err(ConfigError::value(&format!("models[{place}].{key}"), message))
+            };
             if model.source.is_empty() {
                 return wrong("source", "is missing; name a local path, or org/name of the hub".into());
             }
-            if let Some(twice) = std::iter::once(model.name()).chain(model.aliases.iter().map(String::as_str)).find(|name| !names.insert(*name)) {
+            if let Some(twice) = std::iter::once(model.name())
+                .chain(model.aliases.iter().map(String::as_str))
+                .find(|name| !names.insert(*name))
+            {
                 return wrong("id", format!("{twice:?} is used twice; ids and aliases must differ"));
             }
             if model.slots == Some(0) {
@@ -399,7 +425,9 @@ fn check_address(listen: &str) -> Result<(), ConfigError> {
     match listen.to_socket_addrs().map(|mut addresses| addresses.next()) {
         Ok(Some(_)) => Ok(()),
         Ok(None) => Err(ConfigError::value("listen", format!("{listen:?} stands for no address; {advice}"))),
-        Err(error) => Err(ConfigError::value("listen", format!("{listen:?} is no address ({error}); {advice}"))),
+        Err(error) => {
+            Err(ConfigError::value("listen", format!("{listen:?} is no address ({error}); {advice}")))
+        }
     }
 }
 

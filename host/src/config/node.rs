@@ -1,6 +1,6 @@
 //! From settings to what the rooms of the node take.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use plugin_loader::{AllowList, Ownership, Policy};
@@ -89,7 +89,8 @@ impl Plugins {
     pub fn search_path(&self) -> Vec<PathBuf> {
         let mut all = self.directories.clone();
         if self.search_defaults {
-            let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("plugins")));
+            let beside =
+                std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("plugins")));
             all.extend(beside);
             all.push(SYSTEM_PLUGINS.into());
         }
@@ -103,22 +104,29 @@ impl Plugins {
     /// # Errors
     /// [`ConfigError`] when the allow-list cannot be read.
     pub fn catalogue_options(&self) -> Result<CatalogueOptions, ConfigError> {
-        let allowed = match &self.allow_list {
-            None => None,
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-                let list = AllowList::parse(&text)
-                    .map_err(|message| ConfigError::Parse { path: path.clone(), message })?;
-                Some(list)
-            }
-        };
+        let allowed = self.allow_list.as_deref().map(|path| self.read_allow_list(path)).transpose()?;
         let ownership = if self.allow_unowned { Ownership::Anybody } else { Ownership::RootOrSelf };
         Ok(CatalogueOptions {
             probe_timeout: Duration::from_secs(self.probe_timeout_s),
             policy: Policy { ownership, allowed },
             ..CatalogueOptions::new(self.search_path())
         })
+    }
+
+    fn read_allow_list(&self, path: &Path) -> Result<AllowList, ConfigError> {
+        let read = |path: &Path| {
+            std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+        };
+        let text = read(path)?;
+        let list = if self.trusted_keys.is_empty() {
+            AllowList::parse(&text)
+        } else {
+            let mut signature = path.as_os_str().to_owned();
+            signature.push(".minisig");
+            AllowList::signed(&text, &read(Path::new(&signature))?, &self.trusted_keys)
+        };
+        list.map_err(|message| ConfigError::Parse { path: path.to_owned(), message })
     }
 }
 

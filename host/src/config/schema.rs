@@ -67,7 +67,8 @@ fn check_section(table: &Table, section: &str, shown: &str, source: &Path) -> Re
 }
 
 fn advice(unknown: &str, section: &str, known: &[&'static str]) -> String {
-    let elsewhere = sections().find(|other| *other != section && keys(other).is_some_and(|keys| keys.contains(&unknown)));
+    let elsewhere =
+        sections().find(|other| *other != section && keys(other).is_some_and(|keys| keys.contains(&unknown)));
     if let Some(near) = nearest(unknown, known.iter().copied()) {
         format!("; did you mean '{near}'?")
     } else if let Some(other) = elsewhere {

@@ -57,7 +57,10 @@ fn unknown_keys_are_named_with_the_nearest() {
         ("[limits]\nthreads = 3", "'limits.threads'; it belongs into [engine]"),
         ("[log]\nlisten = \"x\"", "'log.listen'; it belongs to the top of the file"),
         ("[hub]\npassword = \"x\"", "'hub.password'; there are endpoint, cache, offline"),
-        ("[[models]]\nsource = \"a\"\n[[models]]\nsorce = \"b\"", "'models[1].sorce'; did you mean 'source'?"),
+        (
+            "[[models]]\nsource = \"a\"\n[[models]]\nsorce = \"b\"",
+            "'models[1].sorce'; did you mean 'source'?",
+        ),
     ];
     for (text, expected) in cases {
         let error = parse(text, &[]).expect_err(text);
@@ -86,24 +89,49 @@ fn wrong_values_are_named() {
 }
 
 #[test]
+fn an_allow_list_is_read_and_its_signature_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plugins.sha256");
+    std::fs::write(&path, format!("{}  echo.so\n", "a".repeat(64))).unwrap();
+    let mut plugins = Plugins { allow_list: Some(path.clone()), ..Plugins::default() };
+    assert!(plugins.catalogue_options().unwrap().policy.allowed.is_some());
+    plugins.trusted_keys = vec!["RWQ".into()];
+    let error = plugins.catalogue_options().unwrap_err().to_string();
+    assert!(error.contains("plugins.sha256.minisig"), "{error}");
+    std::fs::write(path, "nonsense").unwrap();
+    plugins.trusted_keys.clear();
+    let error = plugins.catalogue_options().unwrap_err().to_string();
+    assert!(error.contains("plugins.sha256: line 1"), "{error}");
+    assert!(
+        parse("[plugins]\ntrusted_keys = [\"x\"]", &[]).unwrap_err().contains("plugins.trusted_keys are set")
+    );
+}
+
+#[test]
 fn the_environment_overrides_and_every_value_knows_its_origin() {
-    let loaded = parse(SMALL, &[
-        ("NEURON_LISTEN", "0.0.0.0:1"),
-        ("NEURON_PLUGINS", "/first:/second"),
-        ("NEURON_LOG", "debug"),
-        ("NEURON_ENGINE_SLOTS", "3"),
-        ("NEURON_ENGINE_MEMORY", "1 GiB"),
-        ("NEURON_ENGINE_OPTIONS", "{ a = 1 }"),
-        ("NEURON_IMAGES_ALLOWED_HOSTS", "a.example, b.example"),
-        ("NEURON_NAME", "42"),
-        ("NEURON_ENDPOINT", "http://elsewhere"),
-        ("NEURON_SERVICE_HOST", "10.0.0.1"),
-        ("NEURON_PORT", "tcp://10.0.0.1:13131"),
-        ("HOME", "/root"),
-    ])
+    let loaded = parse(
+        SMALL,
+        &[
+            ("NEURON_LISTEN", "0.0.0.0:1"),
+            ("NEURON_PLUGINS", "/first:/second"),
+            ("NEURON_LOG", "debug"),
+            ("NEURON_ENGINE_SLOTS", "3"),
+            ("NEURON_ENGINE_MEMORY", "1 GiB"),
+            ("NEURON_ENGINE_OPTIONS", "{ a = 1 }"),
+            ("NEURON_IMAGES_ALLOWED_HOSTS", "a.example, b.example"),
+            ("NEURON_NAME", "42"),
+            ("NEURON_ENDPOINT", "http://elsewhere"),
+            ("NEURON_SERVICE_HOST", "10.0.0.1"),
+            ("NEURON_PORT", "tcp://10.0.0.1:13131"),
+            ("HOME", "/root"),
+        ],
+    )
     .unwrap();
     let config = &loaded.config;
-    assert_eq!((config.listen.as_str(), config.log.filter.as_str(), config.name.as_str()), ("0.0.0.0:1", "debug", "42"));
+    assert_eq!(
+        (config.listen.as_str(), config.log.filter.as_str(), config.name.as_str()),
+        ("0.0.0.0:1", "debug", "42")
+    );
     assert_eq!((config.engine.slots, config.engine.memory), (3, Some(1 << 30)));
     assert_eq!(config.engine.options["a"].as_integer(), Some(1));
     assert_eq!(config.images.allowed_hosts, ["a.example", "b.example"]);
@@ -112,7 +140,12 @@ fn the_environment_overrides_and_every_value_knows_its_origin() {
 
     let settings = loaded.settings();
     let origin = |section: &str, key: &str| {
-        settings.iter().find(|setting| setting.section == section && setting.key == key).unwrap().origin.clone()
+        settings
+            .iter()
+            .find(|setting| setting.section == section && setting.key == key)
+            .unwrap()
+            .origin
+            .clone()
     };
     assert_eq!(origin("", "listen"), Origin::Environment("NEURON_LISTEN".into()));
     assert_eq!(origin("plugins", "directories"), Origin::Environment("NEURON_PLUGINS".into()));

@@ -55,11 +55,17 @@ fn folder(hub: &Hub) -> Option<PathBuf> {
 fn cache(hub: &Hub) -> Finding {
     let remedy = "set HF_HOME, or hub.cache in the configuration, to a folder this user may write to";
     let Some(folder) = folder(hub) else {
-        return Finding::broken("cache", "there is no folder for downloads: neither HF_HOME nor HOME is set", remedy);
+        return Finding::broken(
+            "cache",
+            "there is no folder for downloads: neither HF_HOME nor HOME is set",
+            remedy,
+        );
     };
     match writable(&folder) {
         Ok(()) => Finding::good("cache", format!("{} can be written", folder.display())),
-        Err(error) => Finding::broken("cache", format!("{} cannot be written: {error}", folder.display()), remedy),
+        Err(error) => {
+            Finding::broken("cache", format!("{} cannot be written: {error}", folder.display()), remedy)
+        }
     }
 }
 

@@ -21,9 +21,21 @@ fn processor(cpu: &Cpu) -> Finding {
     let name = if cpu.model.is_empty() { "unknown processor" } else { &cpu.model };
     let message = format!("{name}, x86-64-v{}: {}", cpu.level, cpu.features.join(" "));
     match cpu.level {
-        0 => Finding::broken("processor", format!("{name} is no x86-64 processor"), "build the plugins for this machine from source"),
-        1 => Finding::broken("processor", message, "plugins need x86-64-v2 (SSE4.2); run neuron on a newer processor, or tell the hypervisor to show all of this one"),
-        2 => Finding::notice("processor", message, "models run several times faster with AVX2; if the processor has it, tell the hypervisor to show it"),
+        0 => Finding::broken(
+            "processor",
+            format!("{name} is no x86-64 processor"),
+            "build the plugins for this machine from source",
+        ),
+        1 => Finding::broken(
+            "processor",
+            message,
+            "plugins need x86-64-v2 (SSE4.2); run neuron on a newer processor, or tell the hypervisor to show all of this one",
+        ),
+        2 => Finding::notice(
+            "processor",
+            message,
+            "models run several times faster with AVX2; if the processor has it, tell the hypervisor to show it",
+        ),
         _ => Finding::good("processor", message),
     }
 }
@@ -39,7 +51,11 @@ fn threads(cpu: &Cpu) -> Finding {
             if quota.fract() == 0.0 {
                 return Finding::good("threads", message);
             }
-            Finding::notice("threads", message, "a fraction of a processor is of no use to a model; grant a whole number")
+            Finding::notice(
+                "threads",
+                message,
+                "a fraction of a processor is of no use to a model; grant a whole number",
+            )
         }
         _ => Finding::good("threads", message),
     }
@@ -51,7 +67,11 @@ fn memory(memory: &Memory) -> Finding {
         message.push_str(", as the control group limits it");
     }
     if memory.available_bytes < LITTLE_MEMORY {
-        return Finding::notice("memory", message, "only the smallest models fit; end something else, or raise the limit");
+        return Finding::notice(
+            "memory",
+            message,
+            "only the smallest models fit; end something else, or raise the limit",
+        );
     }
     Finding::good("memory", message)
 }
@@ -62,7 +82,11 @@ fn open_files(limits: &str) -> Option<Finding> {
     let soft: u64 = line.split_whitespace().next()?.parse().ok()?;
     let message = format!("{soft} open files are allowed");
     Some(if soft < FEW_FILES {
-        Finding::notice("files", message, "each client is one; for many clients raise it: ulimit -n 65536, or LimitNOFILE= in the unit")
+        Finding::notice(
+            "files",
+            message,
+            "each client is one; for many clients raise it: ulimit -n 65536, or LimitNOFILE= in the unit",
+        )
     } else {
         Finding::good("files", message)
     })
@@ -83,7 +107,13 @@ fn gpus(machine: &Machine, driver: Option<&str>, on_the_bus: usize) -> Finding {
         ),
         (Some(driver), _, _) => {
             let names: Vec<&str> = machine.gpus.iter().map(|gpu| gpu.name.as_str()).collect();
-            Finding::good("gpu", format!("{}, driver {driver}; this build of neuron loads onto the processor only", names.join(", ")))
+            Finding::good(
+                "gpu",
+                format!(
+                    "{}, driver {driver}; this build of neuron loads onto the processor only",
+                    names.join(", ")
+                ),
+            )
         }
     }
 }
@@ -96,7 +126,9 @@ fn nvidia_on_the_bus() -> usize {
     };
     devices
         .filter_map(Result::ok)
-        .filter(|device| says(device.path().join("vendor"), "0x10de") && says(device.path().join("class"), "0x03"))
+        .filter(|device| {
+            says(device.path().join("vendor"), "0x10de") && says(device.path().join("class"), "0x03")
+        })
         .count()
 }
 
@@ -120,12 +152,17 @@ mod tests {
 
     #[test]
     fn processors_and_quotas_are_judged() {
-        for (level, expected) in [(0, Verdict::Broken), (1, Verdict::Broken), (2, Verdict::Notice), (3, Verdict::Good)] {
+        for (level, expected) in
+            [(0, Verdict::Broken), (1, Verdict::Broken), (2, Verdict::Notice), (3, Verdict::Good)]
+        {
             assert_eq!(processor(&Cpu { level, ..cpu() }).verdict, expected, "level {level}");
         }
-        for (quota, expected) in
-            [(None, Verdict::Good), (Some(2.0), Verdict::Good), (Some(2.5), Verdict::Notice), (Some(16.0), Verdict::Good)]
-        {
+        for (quota, expected) in [
+            (None, Verdict::Good),
+            (Some(2.0), Verdict::Good),
+            (Some(2.5), Verdict::Notice),
+            (Some(16.0), Verdict::Good),
+        ] {
             assert_eq!(threads(&Cpu { quota, ..cpu() }).verdict, expected, "quota {quota:?}");
         }
     }
@@ -134,7 +171,9 @@ mod tests {
     fn memory_and_files_are_judged() {
         let little = Memory { total_bytes: 4 << 30, available_bytes: 1 << 20, limit_bytes: Some(4 << 30) };
         assert_eq!(memory(&little).verdict, Verdict::Notice);
-        let line = |soft| format!("Limit  Soft  Hard  Units\nMax open files            {soft}      524288    files\n");
+        let line = |soft| {
+            format!("Limit  Soft  Hard  Units\nMax open files            {soft}      524288    files\n")
+        };
         assert_eq!(open_files(&line(1024)).map(|finding| finding.verdict), Some(Verdict::Notice));
         assert_eq!(open_files(&line(65536)).map(|finding| finding.verdict), Some(Verdict::Good));
         assert_eq!(open_files(""), None);

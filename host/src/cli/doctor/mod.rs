@@ -82,10 +82,17 @@ async fn examine(file: &ConfigFile) -> Vec<Finding> {
     let mut findings = machine::check(&machine);
     match file.load() {
         Err(error) => {
-            findings.push(Finding::broken("configuration", format!("{error:#}"), "correct it; `neuron config show` reads it again"));
+            findings.push(Finding::broken(
+                "configuration",
+                format!("{error:#}"),
+                "correct it; `neuron config show` reads it again",
+            ));
         }
         Ok(loaded) => {
-            let source = loaded.path.as_ref().map_or_else(|| "no file, defaults".into(), |path| path.display().to_string());
+            let source = loaded
+                .path
+                .as_ref()
+                .map_or_else(|| "no file, defaults".into(), |path| path.display().to_string());
             findings.push(Finding::good("configuration", source));
             findings.extend(node::check(&loaded.config, &machine).await);
             findings.extend(hub::check(&loaded.config.hub).await);

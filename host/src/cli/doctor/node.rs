@@ -18,7 +18,9 @@ use crate::worker::protocol::RankDevice;
 pub(super) async fn check(config: &Config, machine: &Machine) -> Vec<Finding> {
     let mut findings = Vec::new();
     match config.plugins.catalogue_options() {
-        Err(error) => findings.push(Finding::broken("plugins", error.to_string(), "correct plugins.allow_list")),
+        Err(error) => {
+            findings.push(Finding::broken("plugins", error.to_string(), "correct plugins.allow_list"))
+        }
         Ok(options) => findings.extend(plugins(&*scan(Catalogue::new(options)).await, machine)),
     }
     if config.plugins.allow_unowned {
@@ -34,7 +36,8 @@ pub(super) async fn check(config: &Config, machine: &Machine) -> Vec<Finding> {
 }
 
 fn plugins(snapshot: &Snapshot, machine: &Machine) -> Vec<Finding> {
-    let directories: Vec<String> = snapshot.directories.iter().map(|path| path.display().to_string()).collect();
+    let directories: Vec<String> =
+        snapshot.directories.iter().map(|path| path.display().to_string()).collect();
     let usable: Vec<_> = snapshot.entries.iter().filter_map(|entry| entry.outcome.as_ref().ok()).collect();
     let cpu = device_info(&RankDevice::Cpu {
         level: machine.cpu.level,
@@ -43,7 +46,10 @@ fn plugins(snapshot: &Snapshot, machine: &Machine) -> Vec<Finding> {
     });
     let fits = |entry: &&crate::catalogue::Entry| {
         entry.outcome.is_ok()
-            && entry.descriptor.as_ref().is_some_and(|descriptor| plugin_loader::judge(descriptor, &cpu).score.is_some())
+            && entry
+                .descriptor
+                .as_ref()
+                .is_some_and(|descriptor| plugin_loader::judge(descriptor, &cpu).score.is_some())
     };
     let fitting = snapshot.entries.iter().filter(fits).count();
     let mut findings = Vec::new();
@@ -57,14 +63,23 @@ fn plugins(snapshot: &Snapshot, machine: &Machine) -> Vec<Finding> {
         findings.push(Finding::broken(
             "plugins",
             format!("none of {} plugin files fits this processor", usable.len()),
-            format!("install builds for cpu-v{} or lower; `neuron plugins` says more", machine.cpu.level.max(2)),
+            format!(
+                "install builds for cpu-v{} or lower; `neuron plugins` says more",
+                machine.cpu.level.max(2)
+            ),
         ));
     } else {
-        let mut names: Vec<&str> =
-            usable.iter().flat_map(|report| &report.architectures).map(|architecture| architecture.name.as_str()).collect();
+        let mut names: Vec<&str> = usable
+            .iter()
+            .flat_map(|report| &report.architectures)
+            .map(|architecture| architecture.name.as_str())
+            .collect();
         names.sort_unstable();
         names.dedup();
-        findings.push(Finding::good("plugins", format!("{fitting} files fit this processor and serve {}", names.join(", "))));
+        findings.push(Finding::good(
+            "plugins",
+            format!("{fitting} files fit this processor and serve {}", names.join(", ")),
+        ));
     }
     let refused = snapshot.entries.iter().filter_map(|entry| entry.outcome.as_ref().err());
     findings.extend(refused.map(|refusal| {
@@ -77,7 +92,11 @@ fn plugins(snapshot: &Snapshot, machine: &Machine) -> Vec<Finding> {
 fn missing(name: &str, source: &str) -> Option<Finding> {
     let is_path = source.starts_with(['/', '.']);
     (is_path && !Path::new(source).exists()).then(|| {
-        Finding::broken("models", format!("{name}: {source} is not there"), "correct its source in [[models]]")
+        Finding::broken(
+            "models",
+            format!("{name}: {source} is not there"),
+            "correct its source in [[models]]",
+        )
     })
 }
 
@@ -91,8 +110,14 @@ async fn port(listen: &str) -> Finding {
         Err(_) => None,
     };
     match running {
-        Some(version) => Finding::good("port", format!("{} {} runs at {listen}", version.name, version.version)),
-        None => Finding::broken("port", format!("{listen}: {error}"), "end what listens there, or choose another address: --listen or `listen`"),
+        Some(version) => {
+            Finding::good("port", format!("{} {} runs at {listen}", version.name, version.version))
+        }
+        None => Finding::broken(
+            "port",
+            format!("{listen}: {error}"),
+            "end what listens there, or choose another address: --listen or `listen`",
+        ),
     }
 }
 
