@@ -27,6 +27,9 @@ use crate::worker::protocol::{
     FromWorker, Heartbeat, LoadOrder, LoadPhase, MemoryPlan, ModelFacts, PROTOCOL, RankDevice, ToWorker,
 };
 
+/// Memory of a worker that belongs to no plan: its code, its threads, the link.
+const UNPLANNED: u64 = 128 << 20;
+
 /// Number of the sequence that proves that a model generates.
 pub(super) const PROOF: u64 = 0;
 
@@ -165,6 +168,14 @@ pub(super) async fn bring_up(entry: Arc<Entry>, shared: Arc<Shared>) -> Result<L
     entry.progress.report(WirePhase::WarmUp, 0, 0, None);
     warm_up(&mut line, &facts).await?;
     reservation.measured(line.beat.resident_bytes.max(facts.resident_bytes));
+    if facts.resident_bytes > decision.memory.planned_bytes + UNPLANNED {
+        tracing::warn!(
+            model = entry.id.as_str(),
+            planned_bytes = decision.memory.planned_bytes,
+            resident_bytes = facts.resident_bytes,
+            "the model holds more memory than its plugin planned"
+        );
+    }
     let info = Arc::new(ModelInfo {
         id: entry.id.clone(),
         path: files.path,

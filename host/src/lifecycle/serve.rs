@@ -353,6 +353,7 @@ fn measure(entry: &Entry, metrics: &Metrics, ticket: &Ticket, event: &SequenceEv
                 outcome,
                 prompt_tokens,
                 cached_tokens,
+                miss_reason = ticket.miss.map_or("none", |reason| reason.as_str()),
                 completion_tokens,
                 queue_ms = timings.queue_ms,
                 prefill_ms = timings.prefill_ms,

@@ -14,7 +14,7 @@ use futures_util::Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::keeper::Command;
-use crate::worker::message::{FailureCode, SequenceEvent, Submission};
+use crate::worker::message::{FailureCode, MissReason, SequenceEvent, Submission};
 
 /// Counts something until it is dropped.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(super) struct Ticket {
     out: UnboundedSender<SequenceEvent>,
     /// `Started` was passed on.
     pub started: bool,
+    /// Why not more of the prompt came from the prefix cache.
+    pub miss: Option<MissReason>,
     /// Workers that died with it in the batch.
     pub crashes: u32,
     /// The present worker has it.
@@ -60,6 +62,7 @@ impl Ticket {
             submission,
             out,
             started: false,
+            miss: None,
             crashes: 0,
             sent: false,
             submitted: Instant::now(),
@@ -73,7 +76,12 @@ impl Ticket {
     pub fn pass(&mut self, event: SequenceEvent) {
         match &event {
             // A replayed sequence starts again; its reader need not know.
-            SequenceEvent::Started { .. } if std::mem::replace(&mut self.started, true) => return,
+            SequenceEvent::Started { miss_reason, .. } => {
+                if std::mem::replace(&mut self.started, true) {
+                    return;
+                }
+                self.miss = *miss_reason;
+            }
             SequenceEvent::Token { id, .. } => {
                 self.submission.emitted.push(*id);
                 self.last_token = Some(Instant::now());
