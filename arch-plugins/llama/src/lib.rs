@@ -61,3 +61,8 @@ impl Architecture for Llama {
         Ok(serving::load(source, options, progress, &unused, build)?)
     }
 }
+
+/// The guide's code is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guides/write-an-architecture.md")]
+struct WriteAnArchitecture;

@@ -180,3 +180,8 @@ pub mod export {
     pub use inventory;
     pub use plugin_abi;
 }
+
+/// The guide's code is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guides/write-a-strategy.md")]
+struct WriteAStrategy;
