@@ -10,6 +10,8 @@
 //! * [`placement`] – where a request goes, and what must happen on a node before it can.
 //! * [`proxy`] – bytes to a node and back, unbuffered.
 //! * [`server`] – the gateway's own doors: dialects, catalogue, administration, metrics.
+//! * [`keys`] – who may ask for what, and how much.
+//! * [`usage`] – what was used, one row per request.
 //! * [`metrics`] – what is counted.
 //! * [`cli`] – the command line.
 //!
@@ -18,8 +20,10 @@
 pub mod cli;
 pub mod config;
 pub mod fleet;
+pub mod keys;
 pub mod metrics;
 pub mod placement;
 pub mod proxy;
 pub mod server;
 pub mod strategies;
+pub mod usage;

@@ -2,6 +2,7 @@
 
 mod ask;
 mod config;
+mod keys;
 mod models;
 pub mod serve;
 mod status;
@@ -70,12 +71,36 @@ enum Command {
         #[arg(long)]
         undo: bool,
     },
+    /// Keep a model where it is, whoever wants its place.
+    Pin {
+        #[command(flatten)]
+        ask: ask::Options,
+        /// Id or alias.
+        model: String,
+        /// The node; all that have it by default.
+        #[arg(long)]
+        node: Option<String>,
+        /// Let it go again.
+        #[arg(long)]
+        undo: bool,
+    },
     /// Say why a request went where it went.
     Explain {
         #[command(flatten)]
         ask: ask::Options,
         /// The request's id, from the x-request-id header of its answer.
         request_id: String,
+    },
+    /// Work on the key file.
+    Keys {
+        #[command(subcommand)]
+        command: keys::Command,
+    },
+    /// Print the usage ledger as comma-separated values.
+    Usage {
+        /// The database.
+        #[arg(long)]
+        database: PathBuf,
     },
     /// Work on the configuration.
     Config {
@@ -131,6 +156,12 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             let command = serde_json::json!({"model": model, "node": node});
             ask.print(&ask.post("/cortex/v1/models/unload", &command).await?)
         }
+        Command::Pin { ask, model, node, undo } => {
+            let command = serde_json::json!({"model": model, "node": node, "pinned": !undo});
+            ask.print(&ask.post("/cortex/v1/models/pin", &command).await?)
+        }
+        Command::Keys { command } => keys::run(command),
+        Command::Usage { database } => Ok(crate::usage::export(&database, &mut std::io::stdout().lock())?),
         Command::Drain { ask, node, undo } => {
             let path = format!("/cortex/v1/nodes/{node}/drain");
             ask.print(&ask.post(&path, &serde_json::json!({"draining": !undo})).await?)

@@ -15,8 +15,9 @@ use crate::fleet::{Fleet, poll};
 use crate::metrics::Metrics;
 use crate::placement::{Placement, Policy, background};
 use crate::proxy::client::client;
-use crate::server::{self, Gateway, listen};
+use crate::server::{self, Gateway, listen, reload};
 use crate::strategies::Strategies;
+use crate::usage::Ledger;
 
 /// How often the house is kept.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -25,7 +26,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 pub struct Assembled {
     /// The gateway.
     pub gateway: Arc<Gateway>,
-    _tasks: [JoinSet<()>; 2],
+    _tasks: [JoinSet<()>; 3],
 }
 
 /// Puts a gateway together and starts asking its nodes.
@@ -33,7 +34,7 @@ pub struct Assembled {
 /// # Errors
 /// What is wrong with the strategies.
 pub fn assemble(loaded: Loaded) -> anyhow::Result<Assembled> {
-    let Loaded { config, catalogue, .. } = loaded;
+    let Loaded { config, catalogue, catalogue_path } = loaded;
     let strategies = Strategies::open(&config.plugins.files)?;
     let router = strategies.router(&config.routing.strategy, &config.routing.options)?;
     let evictor = strategies.evictor(&config.eviction.strategy, &config.eviction.options)?;
@@ -50,12 +51,20 @@ pub fn assemble(loaded: Loaded) -> anyhow::Result<Assembled> {
         Arc::clone(&metrics),
     );
     let placement = Arc::new(placement);
-    let tasks = [
+    let ledger = match &config.usage.database {
+        Some(path) => Some(Arc::new(Ledger::open(path)?)),
+        None => None,
+    };
+    let keys = reload::keys(config.keys.file.as_deref(), ledger.as_deref())?;
+    let files = reload::Files { catalogue: catalogue_path, keys: config.keys.file.clone() };
+    let pollers = [
         poll::start(Arc::clone(&fleet), clients, Duration::from_millis(config.polling.interval_ms)),
         background::start(Arc::clone(&placement), HOUSEKEEPING),
     ];
-    let gateway = Arc::new(Gateway::new(config, fleet, placement, client, metrics));
-    Ok(Assembled { gateway, _tasks: tasks })
+    let gateway = Arc::new(Gateway::new(config, fleet, placement, client, metrics, keys, ledger));
+    let [polling, keeping] = pollers;
+    let reloading = reload::start(Arc::clone(&gateway), files, HOUSEKEEPING);
+    Ok(Assembled { gateway, _tasks: [polling, keeping, reloading] })
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -66,6 +75,9 @@ pub async fn run(config: Option<&Path>) -> anyhow::Result<()> {
         tracing::warn!("no [[neurons]] are configured; every request will be turned away");
     }
     let assembled = assemble(loaded)?;
+    if assembled.gateway.keys.load().is_open() {
+        tracing::warn!("no [keys] file is configured; everybody may do everything");
+    }
     let gateway = &assembled.gateway;
     let settings = gateway.config.gateway.clone();
     let listener = bind(&settings.listen).await?;

@@ -73,6 +73,17 @@ pub struct Cost {
     pub output_per_million: f64,
 }
 
+impl Cost {
+    /// What a request cost.
+    pub fn of(&self, prompt: u64, cached: u64, completion: u64) -> f64 {
+        let fresh = prompt.saturating_sub(cached);
+        let sum = fresh as f64 * self.input_per_million
+            + cached as f64 * self.cached_per_million
+            + completion as f64 * self.output_per_million;
+        sum / 1e6
+    }
+}
+
 impl ModelSpec {
     /// What a node is asked to load.
     pub fn source(&self) -> &str {

@@ -38,7 +38,7 @@ impl ConfigError {
     }
 
     /// What the reader of the format complained about, with the nearest key where one is unknown.
-    pub(super) fn parse(path: &Path, error: toml::de::Error) -> Self {
+    pub(crate) fn parse(path: &Path, error: toml::de::Error) -> Self {
         let mut message = error.to_string().trim_end().to_owned();
         if let Some(nearest) = nearest_key(error.message()) {
             message.push_str(&format!("; did you mean '{nearest}'?"));

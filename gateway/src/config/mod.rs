@@ -32,6 +32,10 @@ pub struct Config {
     pub eviction: Eviction,
     /// Strategies from files.
     pub plugins: Plugins,
+    /// Who may ask.
+    pub keys: KeySettings,
+    /// What is written down.
+    pub usage: UsageSettings,
     /// The nodes.
     pub neurons: Vec<Neuron>,
 }
@@ -158,6 +162,23 @@ pub struct Plugins {
     pub files: Vec<PathBuf>,
 }
 
+/// `[keys]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeySettings {
+    /// The key file, relative to this file. Without one everybody may do everything.
+    pub file: Option<PathBuf>,
+}
+
+/// `[usage]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UsageSettings {
+    /// The SQLite database, relative to this file. By default `usage.sqlite` in the service's state directory;
+    /// without one nothing is written.
+    pub database: Option<PathBuf>,
+}
+
 /// What kind of server a node is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -236,8 +257,14 @@ impl Config {
         };
         let source = path.unwrap_or(Path::new("defaults"));
         let mut config = Self::parse(&text, source, std::env::vars())?;
-        for file in &mut config.plugins.files {
+        let files = config.plugins.files.iter_mut();
+        for file in files.chain(&mut config.keys.file).chain(&mut config.usage.database) {
             *file = folder.join(&*file);
+        }
+        if config.usage.database.is_none()
+            && let Some(state) = std::env::var_os("STATE_DIRECTORY")
+        {
+            config.usage.database = Some(PathBuf::from(state).join("usage.sqlite"));
         }
         let catalogue_path = match &config.gateway.models {
             Some(named) => Some(folder.join(named)),

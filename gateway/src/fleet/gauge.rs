@@ -283,6 +283,7 @@ pub struct ReplicaGauge {
     pending_prefill: AtomicU64,
     last_used_ms: AtomicU64,
     closed: AtomicBool,
+    pinned: AtomicBool,
     latency: Mutex<Latency>,
 }
 
@@ -312,6 +313,16 @@ impl ReplicaGauge {
     /// Whether routing there has stopped, because the model is about to go.
     pub fn closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Whether an operator wants it to stay.
+    pub fn pinned(&self) -> bool {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    /// Keeps it there whoever wants its place, or no longer.
+    pub fn set_pinned(&self, pinned: bool) {
+        self.pinned.store(pinned, Ordering::Relaxed);
     }
 
     /// Stops routing there; what is under way goes on.

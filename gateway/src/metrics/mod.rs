@@ -93,6 +93,18 @@ pub enum End {
     Refused,
 }
 
+impl End {
+    /// The word for people and machines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientGone => "client_gone",
+            Self::UpstreamLost => "upstream_lost",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 impl ReplicaMetrics {
     /// Counts a request's end.
     pub fn ended(&self, end: End) {
@@ -188,12 +200,12 @@ impl Metrics {
             return Arc::clone(found);
         }
         let who = [model, node, key];
-        let end = |end: &str| self.requests.with_label_values(&[model, node, key, end]);
+        let end = |end: End| self.requests.with_label_values(&[model, node, key, end.as_str()]);
         let made = Arc::new(ReplicaMetrics {
-            complete: end("complete"),
-            client_gone: end("client_gone"),
-            upstream_lost: end("upstream_lost"),
-            refused: end("refused"),
+            complete: end(End::Complete),
+            client_gone: end(End::ClientGone),
+            upstream_lost: end(End::UpstreamLost),
+            refused: end(End::Refused),
             prompt_tokens: self.prompt_tokens.with_label_values(&who),
             completion_tokens: self.completion_tokens.with_label_values(&who),
             cached_tokens: self.cached_tokens.with_label_values(&who),

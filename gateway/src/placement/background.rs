@@ -8,11 +8,11 @@ use plugin_loader::{EvictRequest, Purpose, Resident};
 use tokio::task::JoinSet;
 
 use super::Placement;
-use super::room::residents;
+use super::room::{is_pinned, residents};
 use crate::config::NodeKind;
 use crate::fleet::gauge::BreakerState;
 use crate::fleet::identity::{now_ms, random_bits};
-use crate::fleet::view::{FleetView, Health, ModelView, NodeView};
+use crate::fleet::view::{FleetView, Health, NodeView};
 
 /// How long a pinned model that could not be loaded is left alone.
 const PIN_RETRY: Duration = Duration::from_secs(30);
@@ -89,7 +89,7 @@ impl Placement {
         let table: Vec<Resident> = loaded
             .iter()
             .map(|(resident, model, replica, status)| {
-                let pinned = status.pinned || is_pinned(model, &node.name);
+                let pinned = is_pinned(model, replica, status);
                 let may_go = resident.eligible != 0 && resident.inflight == 0 && !pinned && !replica.gauge.closed();
                 Resident { eligible: u32::from(may_go), ..*resident }
             })
@@ -141,8 +141,4 @@ impl Placement {
             node.gauge.reset_cycles();
         }
     }
-}
-
-fn is_pinned(model: &ModelView, node: &str) -> bool {
-    model.spec.as_ref().is_some_and(|spec| spec.pinned_to(node))
 }

@@ -197,9 +197,7 @@ impl<'a> Room<'a> {
     }
 
     fn may_ever_go(&self, model: &ModelView, replica: &Replica, status: &ModelStatus) -> bool {
-        let pinned =
-            status.pinned || model.spec.as_ref().is_some_and(|spec| spec.pinned_to(&replica.node.name));
-        !pinned && model.class() <= self.model.class() && model.id != self.model.id
+        !is_pinned(model, replica, status) && model.class() <= self.model.class() && model.id != self.model.id
     }
 
     /// What is loaded on any of these devices.
@@ -224,6 +222,12 @@ impl<'a> Room<'a> {
             })
             .collect()
     }
+}
+
+/// Whether a model stays where it is, by the catalogue's, an operator's or the node's own word.
+pub fn is_pinned(model: &ModelView, replica: &Replica, status: &ModelStatus) -> bool {
+    let written = model.spec.as_ref().is_some_and(|spec| spec.pinned_to(&replica.node.name));
+    written || status.pinned || replica.gauge.pinned()
 }
 
 /// What is ready on a node, as an evictor sees it. `eligible` says here only that it is long enough resident.

@@ -3,9 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::fleet::identity::unix_ms;
+use crate::fleet::view::{ModelView, NodeView};
+use crate::keys::Grant;
+
 use crate::metrics::{End, Metrics, ReplicaMetrics};
 use crate::proxy::observe::Tokens;
 use crate::proxy::relay::Outcome;
+use crate::usage::{Ledger, Row};
 
 /// Counts a request among those under way, until dropped.
 pub struct Underway(Arc<Metrics>);
@@ -24,10 +29,24 @@ impl Drop for Underway {
     }
 }
 
+/// Who asked for what, and where it went.
+pub struct Party {
+    /// The model.
+    pub model: Arc<ModelView>,
+    /// The node.
+    pub node: Arc<NodeView>,
+    /// The caller's permission; None when everybody may ask.
+    pub grant: Option<Grant>,
+    /// The route.
+    pub route: &'static str,
+}
+
 /// One request's entry in the books.
 pub struct Account {
     request_id: String,
     handles: Arc<ReplicaMetrics>,
+    ledger: Option<Arc<Ledger>>,
+    party: Party,
     started: Instant,
     first_token_s: Option<f64>,
     _underway: Underway,
@@ -35,8 +54,15 @@ pub struct Account {
 
 impl Account {
     /// Opens the entry of a request that `started` then and was sent to a replica.
-    pub fn open(request_id: String, handles: Arc<ReplicaMetrics>, started: Instant, underway: Underway) -> Self {
-        Self { request_id, handles, started, first_token_s: None, _underway: underway }
+    pub fn open(
+        request_id: String,
+        handles: Arc<ReplicaMetrics>,
+        ledger: Option<Arc<Ledger>>,
+        party: Party,
+        started: Instant,
+        underway: Underway,
+    ) -> Self {
+        Self { request_id, handles, ledger, party, started, first_token_s: None, _underway: underway }
     }
 
     /// The request's id.
@@ -64,20 +90,50 @@ impl Account {
         self.handles.prompt_tokens.inc_by(tokens.prompt);
         self.handles.cached_tokens.inc_by(tokens.cached);
         self.handles.completion_tokens.inc_by(tokens.completion);
-        self.ended(match outcome {
+        let end = match outcome {
             Outcome::Complete => End::Complete,
             Outcome::ClientGone => End::ClientGone,
             Outcome::UpstreamLost => End::UpstreamLost,
-        });
+        };
+        self.ended(end, tokens);
     }
 
     /// The node said no.
     pub fn refused(&mut self) {
-        self.ended(End::Refused);
+        self.ended(End::Refused, Tokens::default());
     }
 
-    fn ended(&mut self, end: End) {
-        self.handles.duration.observe(self.started.elapsed().as_secs_f64());
+    fn ended(&mut self, end: End, tokens: Tokens) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.handles.duration.observe(seconds);
         self.handles.ended(end);
+        let cost = self.party.model.spec.as_ref().map_or(0.0, |spec| {
+            spec.cost.of(tokens.prompt, tokens.cached, tokens.completion)
+        });
+        if let Some(grant) = &mut self.party.grant {
+            grant.settle(tokens.prompt + tokens.completion, cost);
+        }
+        if let Some(ledger) = &self.ledger {
+            ledger.record(self.row(end, tokens, seconds, cost));
+        }
+    }
+
+    fn row(&self, end: End, tokens: Tokens, seconds: f64, cost: f64) -> Row {
+        let total_ms = seconds * 1000.0;
+        Row {
+            request_id: self.request_id.clone(),
+            unix_ms: unix_ms().saturating_sub(total_ms as u64),
+            key: self.party.grant.as_ref().map_or_else(String::new, |grant| grant.key().name.clone()),
+            model: self.party.model.id.clone(),
+            node: self.party.node.name.clone(),
+            route: self.party.route,
+            outcome: end.as_str(),
+            prompt_tokens: tokens.prompt,
+            cached_tokens: tokens.cached,
+            completion_tokens: tokens.completion,
+            first_token_ms: self.first_token_s.map(|seconds| seconds * 1000.0),
+            total_ms,
+            cost,
+        }
     }
 }

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http::HeaderMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -29,6 +30,21 @@ pub struct Command {
     only_if_idle: bool,
 }
 
+/// A model, perhaps a node, and whether it stays there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pinning {
+    model: String,
+    #[serde(default)]
+    node: Option<String>,
+    #[serde(default = "yes")]
+    pinned: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// Whether a node takes no new work.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,8 +64,11 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
 }
 
 /// Loads a model where placement wants it, or on the node named.
-pub async fn load(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
-    answer(load_model(&gateway, &body).await)
+pub async fn load(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Bytes) -> Response {
+    match gateway.keys.load().authorize_admin(&headers) {
+        Ok(()) => answer(load_model(&gateway, &body).await),
+        Err(refused) => answer::<()>(Err(refused)),
+    }
 }
 
 async fn load_model(gateway: &Gateway, body: &Bytes) -> Result<Value, ApiError> {
@@ -80,8 +99,11 @@ async fn load_model(gateway: &Gateway, body: &Bytes) -> Result<Value, ApiError> 
 }
 
 /// Unloads a model from the node named, or from all.
-pub async fn unload(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
-    answer(unload_model(&gateway, &body).await)
+pub async fn unload(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Bytes) -> Response {
+    match gateway.keys.load().authorize_admin(&headers) {
+        Ok(()) => answer(unload_model(&gateway, &body).await),
+        Err(refused) => answer::<()>(Err(refused)),
+    }
 }
 
 async fn unload_model(gateway: &Gateway, body: &Bytes) -> Result<Value, ApiError> {
@@ -102,9 +124,37 @@ async fn unload_model(gateway: &Gateway, body: &Bytes) -> Result<Value, ApiError
     Ok(json!({"model": model.id, "unloaded_from": nodes}))
 }
 
-/// Sends a node no new work, or does again.
-pub async fn drain(State(gateway): State<Arc<Gateway>>, Path(name): Path<String>, body: Bytes) -> Response {
+/// Keeps a model on the node named, or on all that have it, whoever wants its place; or no longer.
+pub async fn pin(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Bytes) -> Response {
     let change = || {
+        gateway.keys.load().authorize_admin(&headers)?;
+        let command: Pinning = parse(&body)?;
+        if let Some(node) = &command.node {
+            known_node(&gateway, node)?;
+        }
+        let view = gateway.fleet.view();
+        let model = view.model(&command.model).ok_or_else(|| ApiError::model_not_found(&command.model))?;
+        let meant = |name: &str| command.node.as_ref().is_none_or(|node| node == name);
+        let replicas = model.replicas.iter().filter(|replica| meant(&replica.node.name));
+        let mut nodes = Vec::new();
+        for replica in replicas.filter(|r| command.node.is_some() || r.residency.0 == 0) {
+            replica.gauge.set_pinned(command.pinned);
+            nodes.push(replica.node.name.clone());
+        }
+        Ok(json!({"model": model.id, "pinned": command.pinned, "nodes": nodes}))
+    };
+    answer(change())
+}
+
+/// Sends a node no new work, or does again.
+pub async fn drain(
+    State(gateway): State<Arc<Gateway>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let change = || {
+        gateway.keys.load().authorize_admin(&headers)?;
         let command: Draining = if body.is_empty() { Draining { draining: true } } else { parse(&body)? };
         known_node(&gateway, &name)?;
         gateway.fleet.gauges().node(&name).set_draining(command.draining);
@@ -132,7 +182,10 @@ pub async fn strategies(State(gateway): State<Arc<Gateway>>) -> Response {
 }
 
 /// Why a request went where it went: every candidate, its score and terms, for each attempt.
-pub async fn explain(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Response {
+pub async fn explain(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
+    if let Err(refused) = gateway.keys.load().authenticate(&headers) {
+        return answer::<()>(Err(refused));
+    }
     let records = gateway.placement.decisions().routes_of(&id);
     if records.is_empty() {
         let message = format!("no decision is kept for '{id}'; only the last thousand are");

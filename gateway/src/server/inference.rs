@@ -12,10 +12,11 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use wire_api::node::routes::{DROPPED_HEADER, WAIT_HEADER};
 use wire_api::{ApiError, Dialect, ErrorKind};
 
-use super::account::{Account, Underway};
+use super::account::{Account, Party, Underway};
 use super::api::Api;
 use super::{Gateway, error};
 use crate::fleet::identity::{new_id, stable_hash};
+use crate::keys::{Grant, Key};
 use crate::metrics::ReplicaMetrics;
 use crate::placement::decisions::Facts;
 use crate::placement::residency::Flight;
@@ -46,6 +47,7 @@ struct Job {
     outgoing: Outgoing,
     wait: Duration,
     started: Instant,
+    key: Option<Arc<Key>>,
 }
 
 impl Job {
@@ -87,6 +89,8 @@ async fn read(
         return Err(error.with_code("draining").with_retry_after(2));
     }
     let (mut parts, body) = request.into_parts();
+    // Who may not ask is told so before their body is read.
+    let key = gateway.keys.load().authenticate(&parts.headers)?;
     let body = collect(body, gateway.config.gateway.max_body_bytes()).await?;
     let peeked = wire_api::peek(&body)?;
     if peeked.model.is_empty() {
@@ -116,7 +120,8 @@ async fn read(
             gateway.metrics.dropped_fields.with_label_values(&[field]).inc();
         }
     }
-    Ok(Job { api, id: id.to_owned(), model, model_span, stream, back, dropped, facts, outgoing, wait, started })
+    let id = id.to_owned();
+    Ok(Job { api, id, model, model_span, stream, back, dropped, facts, outgoing, wait, started, key })
 }
 
 async fn collect(body: Body, most: usize) -> Result<Bytes, ApiError> {
@@ -199,6 +204,7 @@ async fn serve(gateway: &Arc<Gateway>, job: &Job, underway: Underway) -> Result<
     let mut loads = 0;
     let mut underway = Some(underway);
     let mut last: Option<ApiError> = None;
+    let mut grant = admit(gateway, job)?;
     gateway.budget.pay_in();
     loop {
         let view = gateway.fleet.view();
@@ -223,7 +229,7 @@ async fn serve(gateway: &Arc<Gateway>, job: &Job, underway: Underway) -> Result<
         }
         let node = placed.node.hash;
         let more = tried.len() + 1 < MOST_ATTEMPTS;
-        match attempt(gateway, job, *placed, &mut underway, more).await {
+        match attempt(gateway, job, *placed, &mut underway, &mut grant, more).await {
             Attempt::Answer(response) => return Ok(response),
             Attempt::Elsewhere { error, reason } => {
                 tried.push(node);
@@ -236,6 +242,24 @@ async fn serve(gateway: &Arc<Gateway>, job: &Job, underway: Underway) -> Result<
             }
         }
     }
+}
+
+/// Lets the request through the limits of its key and its model.
+fn admit(gateway: &Gateway, job: &Job) -> Result<Option<Grant>, ApiError> {
+    let view = gateway.fleet.view();
+    let model = view.model(&job.model);
+    let most = model.and_then(|model| Some((model, model.spec.as_ref()?.max_requests?)));
+    if let Some((model, most)) = most
+        && model.gauge.inflight() >= most
+    {
+        let message = format!("the model '{}' has {most} requests under way, which is its limit", model.id);
+        return Err(ApiError::new(ErrorKind::Overloaded, message).with_retry_after(1));
+    }
+    let Some(key) = &job.key else { return Ok(None) };
+    let expected = model.map_or(512.0, |model| model.gauge.expected_tokens(job.facts.max_tokens));
+    let tokens = u64::from(job.facts.prompt_tokens) + expected as u64;
+    let names = model.iter().flat_map(|model| std::iter::once(&model.id).chain(&model.aliases)).map(String::as_str);
+    key.admit(names.chain([job.model.as_str()]), tokens).map(Some)
 }
 
 async fn wait_for_load(gateway: &Arc<Gateway>, job: &Job) -> Result<(), ApiError> {
@@ -278,6 +302,7 @@ async fn attempt(
     job: &Job,
     mut placed: Placed,
     underway: &mut Option<Underway>,
+    grant: &mut Option<Grant>,
     more: bool,
 ) -> Attempt {
     let mut outgoing = job.outgoing.clone();
@@ -313,7 +338,7 @@ async fn attempt(
         let error = ApiError::from_response(status, &body);
         return Attempt::Elsewhere { error, reason: "busy" };
     }
-    Attempt::Answer(relay(gateway, job, placed, underway, response).await)
+    Attempt::Answer(relay(gateway, job, placed, underway, grant.take(), response).await)
 }
 
 /// Whether another node could serve the request.
@@ -329,12 +354,15 @@ async fn relay(
     job: &Job,
     mut placed: Placed,
     underway: &mut Option<Underway>,
+    grant: Option<Grant>,
     response: http::Response<hyper::body::Incoming>,
 ) -> Response {
     placed.ticket.succeeded();
-    let handles = handles(gateway, &placed);
+    let handles = handles(gateway, &placed, grant.as_ref().map(Grant::key));
+    let (model, node) = (Arc::clone(&placed.model), Arc::clone(&placed.node));
+    let party = Party { model, node, grant, route: job.api.as_str() };
     let underway = underway.take().unwrap_or_else(|| Underway::begin(&gateway.metrics));
-    let account = Account::open(job.id.clone(), handles, job.started, underway);
+    let account = Account::open(job.id.clone(), handles, gateway.ledger.clone(), party, job.started, underway);
     let (mut parts, body) = response.into_parts();
     forward::pass_back(&mut parts.headers);
     let events = parts
@@ -397,7 +425,8 @@ fn event_stream(body: Body) -> Response {
     response
 }
 
-fn handles(gateway: &Gateway, placed: &Placed) -> Arc<ReplicaMetrics> {
-    let hashes = (placed.model.hash, placed.node.hash, 0);
-    gateway.metrics.replica(hashes, &placed.model.id, &placed.node.name, "")
+fn handles(gateway: &Gateway, placed: &Placed, key: Option<&Key>) -> Arc<ReplicaMetrics> {
+    let (key_hash, key_name) = key.map_or((0, ""), |key| (key.hash, key.name.as_str()));
+    let hashes = (placed.model.hash, placed.node.hash, key_hash);
+    gateway.metrics.replica(hashes, &placed.model.id, &placed.node.name, key_name)
 }

@@ -10,6 +10,7 @@ pub mod catalogue;
 pub mod error;
 pub mod inference;
 pub mod listen;
+pub mod reload;
 pub mod status;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -28,10 +30,12 @@ use wire_api::{ApiError, Dialect, ErrorKind};
 use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::fleet::identity::stable_hash;
+use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::placement::Placement;
 use crate::proxy::budget::RetryBudget;
 use crate::proxy::client::Client;
+use crate::usage::Ledger;
 
 /// Everything a request needs.
 pub struct Gateway {
@@ -45,6 +49,10 @@ pub struct Gateway {
     pub client: Client,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who may ask.
+    pub keys: ArcSwap<Keys>,
+    /// What was used.
+    pub ledger: Option<Arc<Ledger>>,
     budget: RetryBudget,
     node_keys: HashMap<u64, HeaderValue>,
     draining: AtomicBool,
@@ -59,6 +67,8 @@ impl Gateway {
         placement: Arc<Placement>,
         client: Client,
         metrics: Arc<Metrics>,
+        keys: Keys,
+        ledger: Option<Arc<Ledger>>,
     ) -> Self {
         let node_keys = config
             .neurons
@@ -77,6 +87,8 @@ impl Gateway {
             placement,
             client,
             metrics,
+            keys: ArcSwap::from_pointee(keys),
+            ledger,
             node_keys,
             draining: AtomicBool::new(false),
             started: Instant::now(),
@@ -108,6 +120,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/cortex/v1/strategies", get(administration::strategies))
         .route("/cortex/v1/models/load", post(administration::load))
         .route("/cortex/v1/models/unload", post(administration::unload))
+        .route("/cortex/v1/models/pin", post(administration::pin))
         .route("/cortex/v1/nodes/{name}/drain", post(administration::drain))
         .route("/health", get(health))
         .route("/ready", get(ready))

@@ -43,6 +43,17 @@ fn merge(table: &mut toml::Table, over: toml::Table) {
     }
 }
 
+/// The quick settings with `over` over them, for `nodes`.
+fn settings(nodes: &[&MockNode], over: &str) -> Config {
+    let mut table: toml::Table = toml::from_str(QUICK).expect("quick settings");
+    merge(&mut table, toml::from_str(over).expect("test settings"));
+    let mut text = table.to_string();
+    for node in nodes {
+        text.push_str(&format!("\n[[neurons]]\nname = {:?}\nendpoint = {:?}\n", node.state.name, node.endpoint));
+    }
+    Config::parse(&text, Path::new("test"), []).expect("test settings")
+}
+
 impl TestGateway {
     /// In front of `nodes`, with `settings` over the quick ones and a catalogue.
     pub async fn start(nodes: &[&MockNode], settings: &str, catalogue: &str) -> Self {
@@ -56,13 +67,7 @@ impl TestGateway {
 
     /// The same, without waiting until every node has been heard of.
     pub async fn start_unheard(nodes: &[&MockNode], settings: &str, catalogue: &str) -> Self {
-        let mut table: toml::Table = toml::from_str(QUICK).expect("quick settings");
-        merge(&mut table, toml::from_str(settings).expect("test settings"));
-        let mut text = table.to_string();
-        for node in nodes {
-            text.push_str(&format!("\n[[neurons]]\nname = {:?}\nendpoint = {:?}\n", node.state.name, node.endpoint));
-        }
-        let config = Config::parse(&text, Path::new("test"), []).expect("test settings");
+        let config = self::settings(nodes, settings);
         let catalogue = Catalogue::parse(catalogue, Path::new("test")).expect("a test catalogue");
         Self::serve(Loaded { config, catalogue, catalogue_path: None }).await
     }
@@ -76,6 +81,29 @@ impl TestGateway {
         let server =
             tokio::spawn(listen::serve(listener, router(Arc::clone(&gateway)), stopped, Duration::from_secs(20)));
         Self { endpoint, gateway, server, stop, _assembled: assembled }
+    }
+
+    /// In front of `nodes`, with a catalogue that may change while it serves.
+    pub async fn start_watching(nodes: &[&MockNode], catalogue: &Path) -> Self {
+        let text = std::fs::read_to_string(catalogue).expect("a catalogue");
+        let config = settings(nodes, "");
+        let loaded = Loaded {
+            config,
+            catalogue: Catalogue::parse(&text, catalogue).expect("a test catalogue"),
+            catalogue_path: Some(catalogue.to_owned()),
+        };
+        Self::serve(loaded).await
+    }
+
+    /// Ends it as SIGTERM does, and waits until its books are written.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        self.server.await.expect("it ended");
+        // The last of the gateway's tasks go with this.
+        drop(self._assembled);
+        while Arc::strong_count(&self.gateway) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Waits until something holds; the test's own time limit is the only one.

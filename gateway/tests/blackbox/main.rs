@@ -1,6 +1,7 @@
 //! The gateway as its clients see it, in front of scripted nodes. Every test has its own nodes, gateway and
 //! ports; nothing is timed but by what happens.
 
+mod access;
 mod client;
 mod cold;
 mod dialects;
