@@ -7,7 +7,7 @@ use neuron::lifecycle::LifecycleError;
 use neuron::worker::message::{FailureCode, FinishReason, SequenceEvent};
 use serde_json::json;
 use wire_api::node::events::LoadPhase;
-use wire_api::node::lease::Guard;
+use wire_api::node::lease::{Claim, Guard, LeaseRequest};
 use wire_api::node::load::{LoadRequest, UnloadRequest};
 use wire_api::node::models::ModelState;
 
@@ -353,6 +353,36 @@ async fn commands_planned_on_an_old_residency_are_refused() {
     let load = LoadRequest { guard, ..node.model("n", json!({})) };
     assert!(matches!(node.models.load(load), Err(LifecycleError::StaleRevision { .. })));
     assert_eq!(node.state("m"), ModelState::Ready);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_carries_an_eviction_and_a_load() {
+    let node = Node::new(options());
+    node.ready("old", json!({})).await;
+    let ask = |victims: Vec<wire_api::node::ModelId>| LeaseRequest {
+        owner: "gateway".into(),
+        model: "new".into(),
+        claims: vec![Claim { device: "cpu-0".into(), bytes: 1 << 20 }],
+        ttl_ms: 60_000,
+        lease: None,
+        residency_revision: Some(node.models.residency_revision()),
+        victims,
+    };
+    let lease = node.models.lease(&ask(vec!["old".into()])).unwrap();
+    assert!(matches!(node.models.lease(&ask(vec![])), Err(LifecycleError::Leased { .. })));
+    let mut guard = Guard {
+        lease: Some(lease.id.clone()),
+        fence: Some(lease.fence),
+        residency_revision: Some(lease.residency_revision),
+    };
+    let evict = UnloadRequest { only_if_idle: true, guard: guard.clone(), ..unload("old") };
+    guard.residency_revision = Some(within(node.models.unload(&evict)).await.unwrap().residency_revision);
+    let load = LoadRequest { guard: guard.clone(), ..node.model("new", json!({})) };
+    within(node.models.load(load).unwrap().wait()).await.unwrap();
+    assert!(node.models.release(&lease.id));
+    let late = UnloadRequest { guard: Guard { residency_revision: None, ..guard }, ..unload("new") };
+    assert!(matches!(node.models.unload(&late).await, Err(LifecycleError::StaleFence { .. })));
+    assert_eq!(node.ask("new", "mine").await.text, "mine");
 }
 
 #[tokio::test(flavor = "multi_thread")]

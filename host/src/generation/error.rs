@@ -1,6 +1,6 @@
 //! Errors of the inside, as clients see them. The only place of this daemon where one becomes the other.
 
-use wire_api::node::CODE_STALE_REVISION;
+use wire_api::node::{CODE_STALE_FENCE, CODE_STALE_REVISION};
 use wire_api::{ApiError, ErrorKind};
 
 use crate::lifecycle::{LifecycleError, code};
@@ -24,6 +24,12 @@ pub fn of_lifecycle(error: &LifecycleError) -> ApiError {
         LifecycleError::Conflict { .. } => ApiError::new(ErrorKind::Conflict, error.to_string()),
         LifecycleError::StaleRevision { .. } => {
             ApiError::new(ErrorKind::Conflict, error.to_string()).with_code(CODE_STALE_REVISION)
+        }
+        LifecycleError::StaleFence { .. } => {
+            ApiError::new(ErrorKind::Conflict, error.to_string()).with_code(CODE_STALE_FENCE)
+        }
+        LifecycleError::Leased { .. } => {
+            ApiError::new(ErrorKind::Conflict, error.to_string()).with_code("leased").with_retry_after(1)
         }
         LifecycleError::Busy { .. } => {
             ApiError::new(ErrorKind::Conflict, error.to_string()).with_code("model_busy").with_retry_after(1)

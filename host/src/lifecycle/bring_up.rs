@@ -307,16 +307,10 @@ fn reserve(
     let mut wishes = shared.options.wishes();
     wishes.context = context(entry.request.context_tokens);
     wishes.slots = entry.request.slots.unwrap_or(shared.options.slots).max(1);
-    let total = shared
-        .options
-        .memory_bytes
-        .map_or(machine.memory.total_bytes, |limit| limit.min(machine.memory.total_bytes));
-    let available = match shared.options.memory_bytes {
-        // Under a limit of the operator's own, what this node's models use counts, not what others do.
-        Some(limit) => limit.min(machine.memory.available_bytes),
-        None => machine.memory.available_bytes,
-    };
-    shared.accounts.reserve(total, available, |room| {
+    let (total, available) = shared.memory(&machine.memory);
+    shared.leases.sweep();
+    let own = shared.leases.promise(&entry.request.guard);
+    shared.accounts.reserve(total, available, own, |room| {
         let decision = decide(ranks, &wishes, room)?;
         Ok((decision, decision.memory.planned_bytes))
     })

@@ -28,6 +28,22 @@ pub enum LifecycleError {
         /// What is true.
         actual: u64,
     },
+    /// The command carries a fence that is not the newest, or a lease that is no longer held.
+    #[error("the command's lease is no longer held: its fence is {given}, the newest is {newest}")]
+    StaleFence {
+        /// What the command says.
+        given: u64,
+        /// The newest that was granted.
+        newest: u64,
+    },
+    /// Another planner holds a lease.
+    #[error("{owner} holds a lease of this node's memory for {expires_in_ms} ms more")]
+    Leased {
+        /// Who.
+        owner: String,
+        /// For how long.
+        expires_in_ms: u64,
+    },
     /// It has work in flight, and the command said to leave it then.
     #[error("the model {model} has {inflight} requests in flight")]
     Busy {
@@ -53,7 +69,10 @@ impl LifecycleError {
     /// Whether the same command may succeed later.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::StaleRevision { .. } => true,
+            Self::Busy { .. }
+            | Self::StaleRevision { .. }
+            | Self::StaleFence { .. }
+            | Self::Leased { .. } => true,
             Self::Unavailable { failure, .. } => failure.retryable,
             Self::NotFound(_) | Self::Conflict { .. } | Self::Invalid(_) => false,
         }

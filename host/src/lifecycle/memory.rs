@@ -135,21 +135,33 @@ impl Accounts {
     }
 
     /// Bytes that can still be promised on a machine that has `available` of `total` bytes free now.
-    fn room_beside(promises: &[Promise], total: u64, available: u64) -> u64 {
-        let outstanding: u64 =
-            promises.iter().map(|promise| promise.planned.saturating_sub(promise.used)).sum();
+    fn room_beside(promises: &[Promise], total: u64, available: u64, own: Option<u64>) -> u64 {
+        let others = promises.iter().filter(|promise| Some(promise.id) != own);
+        let outstanding: u64 = others.map(|promise| promise.planned.saturating_sub(promise.used)).sum();
+        // Where the operator limits the total, what is used already counts against it.
+        let used: u64 = promises.iter().map(|promise| promise.used).sum();
+        let available = available.min(total.saturating_sub(used));
         available.saturating_sub(outstanding).saturating_sub(total / SPARE_SHARE)
     }
 
-    /// Decides and promises in one go, so that two loads never get the same bytes.
+    /// Bytes promised and not used yet.
+    pub fn promised(&self) -> u64 {
+        self.with(|promises| {
+            promises.iter().map(|promise| promise.planned.saturating_sub(promise.used)).sum()
+        })
+    }
+
+    /// Decides and promises in one go, so that two loads never get the same bytes. `own` is a promise the
+    /// bytes may be taken from.
     pub fn reserve<T>(
         &self,
         total: u64,
         available: u64,
+        own: Option<u64>,
         decide: impl FnOnce(u64) -> Result<(T, u64), Failure>,
     ) -> Result<(T, Reservation), Failure> {
         self.with(|promises| {
-            let (decision, planned) = decide(Self::room_beside(promises, total, available))?;
+            let (decision, planned) = decide(Self::room_beside(promises, total, available, own))?;
             let id = promises.iter().map(|promise| promise.id).max().unwrap_or(0) + 1;
             promises.push(Promise { id, planned, used: 0 });
             Ok((decision, Reservation { accounts: self.clone(), id }))
@@ -158,6 +170,11 @@ impl Accounts {
 }
 
 impl Reservation {
+    /// Names the promise.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The model uses so many bytes of what it was promised.
     pub fn measured(&self, used: u64) {
         self.accounts.with(|promises| {
@@ -257,14 +274,18 @@ mod tests {
     #[test]
     fn promises_that_are_not_used_yet_are_not_free() {
         let accounts = Accounts::default();
-        let room =
-            |total, available| accounts.with(|promises| Accounts::room_beside(promises, total, available));
-        let (_, first) = accounts.reserve(1000, 1000, |room| Ok((room, 600))).unwrap();
+        let room = |total, available| {
+            accounts.with(|promises| Accounts::room_beside(promises, total, available, None))
+        };
+        let (_, first) = accounts.reserve(1000, 1000, None, |room| Ok((room, 600))).unwrap();
         assert_eq!(room(1000, 1000), 350);
         first.measured(500);
         assert_eq!(room(1000, 500), 350, "what is used is not counted twice");
-        let refused = accounts.reserve(1000, 500, |room| Err::<((), u64), _>(does_not_fit("it", 400, room)));
+        let refused =
+            accounts.reserve(1000, 500, None, |room| Err::<((), u64), _>(does_not_fit("it", 400, room)));
         assert!(refused.unwrap_err().message.contains("50 bytes are missing"));
+        let (_, own) = accounts.reserve(1000, 1000, Some(first.id()), |room| Ok((room, 0))).unwrap();
+        drop(own);
         drop(first);
         assert_eq!(room(1000, 1000), 950);
     }

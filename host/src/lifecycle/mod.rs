@@ -17,6 +17,7 @@ mod bring_up;
 mod entry;
 mod error;
 mod keeper;
+mod leases;
 mod memory;
 mod options;
 mod progress;
@@ -32,18 +33,20 @@ use std::time::Duration;
 use futures_util::Stream;
 use tokio::sync::{oneshot, watch};
 use wire_api::node::events::LoadEvent;
-use wire_api::node::lease::Guard;
+use wire_api::node::lease::{Guard, Lease, LeaseRequest};
 use wire_api::node::load::{LoadRequest, UnloadRequest, UnloadResponse};
 use wire_api::node::models::{Failure, ModelState, ModelStatus};
 use wire_api::node::status::ModelReadiness;
-use wire_api::node::{JobId, ModelId};
+use wire_api::node::{JobId, LeaseId, ModelId};
 
 use self::entry::{Entry, now_ms};
 use self::keeper::{Command, Keeper, Unload};
+use self::leases::{Leases, Situation};
 use self::memory::Accounts;
 use self::progress::Progress;
 use self::ticket::Ticket;
 use crate::catalogue::Catalogue;
+use crate::discovery::memory::Memory;
 use crate::metrics::Metrics;
 use crate::worker::message::Submission;
 
@@ -65,6 +68,7 @@ struct Shared {
     resolver: Arc<dyn Resolver>,
     metrics: Metrics,
     accounts: Accounts,
+    leases: Leases,
     entries: Mutex<BTreeMap<ModelId, Arc<Entry>>>,
     declared: Mutex<HashMap<ModelId, LoadRequest>>,
     revision: watch::Sender<u64>,
@@ -87,6 +91,12 @@ impl std::fmt::Debug for Models {
 impl Shared {
     fn entries(&self) -> MutexGuard<'_, BTreeMap<ModelId, Arc<Entry>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory this node's models may use in all, and of it what is free now.
+    fn memory(&self, machine: &Memory) -> (u64, u64) {
+        let limit = self.options.memory_bytes.unwrap_or(u64::MAX);
+        (machine.total_bytes.min(limit), machine.available_bytes.min(limit))
     }
 
     /// Something about what is resident has changed.
@@ -193,6 +203,7 @@ impl Models {
             resolver,
             metrics,
             accounts: Accounts::default(),
+            leases: Leases::default(),
             entries: Mutex::default(),
             declared: Mutex::default(),
             revision: watch::Sender::new(1),
@@ -388,14 +399,32 @@ impl Models {
     }
 
     fn check(&self, guard: &Guard) -> Result<(), LifecycleError> {
-        if guard.lease.is_some() || guard.fence.is_some() {
-            return Err(LifecycleError::Invalid("this node grants no leases; command it without one".into()));
-        }
+        self.0.leases.check(guard)?;
         let actual = self.residency_revision();
         match guard.residency_revision {
             Some(planned) if planned < actual => Err(LifecycleError::StaleRevision { planned, actual }),
             _ => Ok(()),
         }
+    }
+
+    /// Promises memory to a planner, under a fence. See [`wire_api::node::lease`].
+    pub fn lease(&self, request: &LeaseRequest) -> Result<Lease, LifecycleError> {
+        let (total, available) = self.0.memory(&crate::discovery::memory::look());
+        let victims = request.victims.iter().filter_map(|victim| self.find(victim.as_str()));
+        let from_victims = victims.map(|entry| entry.figures().memory.bytes()).sum();
+        let situation = Situation { revision: self.residency_revision(), total, available, from_victims };
+        self.0.leases.grant(request, situation, &self.0.accounts)
+    }
+
+    /// Gives a lease back. Whether it was held.
+    pub fn release(&self, lease: &LeaseId) -> bool {
+        self.0.leases.release(lease)
+    }
+
+    /// Memory promised to models and leases and not used yet: not free, whatever the machine says.
+    pub fn promised_bytes(&self) -> u64 {
+        self.0.leases.sweep();
+        self.0.accounts.promised()
     }
 
     fn find(&self, name: &str) -> Option<Arc<Entry>> {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use wire_api::node::{BootId, routes};
@@ -102,6 +102,8 @@ pub fn router(house: Arc<House>) -> Router {
         .route(routes::MODELS, get(node::models))
         .route(routes::LOAD, post(node::load))
         .route(routes::UNLOAD, post(node::unload))
+        .route(routes::LEASES, post(node::lease))
+        .route("/leases/{id}", delete(node::release))
         .route("/models/{id}/events", get(node::events))
         .route(routes::HEALTH, get(node::health))
         .route(routes::READY, get(node::ready))

@@ -10,11 +10,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use wire_api::node::discovery::{self, Discovery, PluginState};
-use wire_api::node::lease::Guard;
+use wire_api::node::lease::{Guard, Lease, LeaseRequest};
 use wire_api::node::load::{LoadRequest, LoadResponse, UnloadRequest, UnloadResponse};
 use wire_api::node::models::NodeModels;
 use wire_api::node::status::{Health, Ready, Version};
-use wire_api::node::{DeviceId, routes};
+use wire_api::node::{DeviceId, LeaseId, routes};
 use wire_api::{ApiError, sse};
 
 use super::House;
@@ -33,7 +33,7 @@ pub async fn discovery(State(house): State<Arc<House>>) -> Json<Discovery> {
         boot_id: house.boot_id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: host(&machine),
-        devices: devices(&machine),
+        devices: devices(&machine, house.models.promised_bytes()),
         plugins: plugins.entries.iter().map(plugin).collect(),
     })
 }
@@ -49,7 +49,7 @@ fn host(machine: &Machine) -> discovery::Host {
     }
 }
 
-fn devices(machine: &Machine) -> Vec<discovery::Device> {
+fn devices(machine: &Machine, promised_bytes: u64) -> Vec<discovery::Device> {
     let cpu = discovery::Device {
         id: DeviceId("cpu-0".to_owned()),
         kind: discovery::DeviceKind::Cpu,
@@ -57,6 +57,7 @@ fn devices(machine: &Machine) -> Vec<discovery::Device> {
         build: format!("cpu-v{}", machine.cpu.level.clamp(2, 4)),
         memory_total_bytes: machine.memory.limit_bytes.unwrap_or(machine.memory.total_bytes),
         memory_free_bytes: machine.memory.available_bytes,
+        memory_leased_bytes: promised_bytes,
         ..discovery::Device::default()
     };
     let gpus = machine.gpus.iter().map(|gpu| discovery::Device {
@@ -97,7 +98,7 @@ pub async fn models(State(house): State<Arc<House>>) -> Json<NodeModels> {
         boot_id: house.boot_id.clone(),
         residency_revision: house.models.residency_revision(),
         sequence: house.started.elapsed().as_millis() as u64,
-        devices: devices(&machine::look()),
+        devices: devices(&machine::look(), house.models.promised_bytes()),
         models: house.models.list(),
         draining: false,
     })
@@ -152,6 +153,22 @@ fn add_headers(guard: &mut Guard, headers: &HeaderMap) -> Result<(), ApiError> {
     guard.fence = number(routes::FENCE_HEADER)?.or(guard.fence);
     guard.residency_revision = number(routes::REVISION_HEADER)?.or(guard.residency_revision);
     Ok(())
+}
+
+/// `POST /leases`.
+pub async fn lease(
+    State(house): State<Arc<House>>,
+    Payload(body): Payload,
+) -> Result<(StatusCode, Json<Lease>), Refused> {
+    let request: LeaseRequest = json(&body)?;
+    let lease = house.models.lease(&request).map_err(|error| of_lifecycle(&error))?;
+    Ok((StatusCode::CREATED, Json(lease)))
+}
+
+/// `DELETE /leases/{id}`. A lease that is not held is as good as released.
+pub async fn release(State(house): State<Arc<House>>, Path(id): Path<String>) -> StatusCode {
+    house.models.release(&LeaseId(id));
+    StatusCode::NO_CONTENT
 }
 
 /// `GET /models/{id}/events`.
