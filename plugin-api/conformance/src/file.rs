@@ -7,15 +7,21 @@ use plugin_loader::descriptor;
 
 use crate::promise::{End, Outcome, Promise, broken, ensure};
 
+/// A file nobody has opened yet.
+pub(crate) struct Unopened {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+}
+
 /// The one symbol a plugin exports.
 const ROOT: &str = "neuron_plugin_root";
 
 /// Promises about what lies in the file.
-pub(crate) const PROMISES: &[Promise<PathBuf>] = &[
+pub(crate) const PROMISES: &[Promise<Unopened>] = &[
     Promise {
         name: "descriptor",
         says: "It says what it is without being run.",
-        check: |path| descriptor(path).map(drop).or_else(|refusal| broken(refusal.to_string())),
+        check: |file| descriptor(&file.path).map(drop).or_else(|refusal| broken(refusal.to_string())),
     },
     Promise {
         name: "one-symbol",
@@ -29,8 +35,8 @@ pub(crate) const PROMISES: &[Promise<PathBuf>] = &[
     },
 ];
 
-fn one_symbol(path: &mut PathBuf) -> Outcome {
-    let bytes = std::fs::read(&*path).map_err(|error| End::Broken(error.to_string()))?;
+fn one_symbol(file: &mut Unopened) -> Outcome {
+    let bytes = std::fs::read(&file.path).map_err(|error| End::Broken(error.to_string()))?;
     let elf = object::File::parse(&*bytes).map_err(|error| End::Broken(error.to_string()))?;
     let exported: Vec<&str> = elf
         .dynamic_symbols()
@@ -44,8 +50,8 @@ fn one_symbol(path: &mut PathBuf) -> Outcome {
     })
 }
 
-fn well_formed(path: &mut PathBuf) -> Outcome {
-    let descriptor = descriptor(path).or_else(|refusal| broken(refusal.to_string()))?;
+fn well_formed(file: &mut Unopened) -> Outcome {
+    let descriptor = descriptor(&file.path).or_else(|refusal| broken(refusal.to_string()))?;
     let simple = |text: &str| {
         !text.is_empty()
             && text

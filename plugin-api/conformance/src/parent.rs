@@ -10,7 +10,7 @@ use std::time::Duration;
 use plugin_loader::probe_in_child;
 
 use crate::child::{Line, Task};
-use crate::file;
+use crate::file::{self, Unopened};
 use crate::promise::{End, Outcome};
 use crate::report::{Finding, Report, Verdict};
 
@@ -54,12 +54,12 @@ pub fn check(path: &Path, options: &Options) -> Report {
 }
 
 fn check_file(path: &Path) -> Vec<Finding> {
-    let mut owned = path.to_owned();
+    let mut unopened = Unopened { path: path.to_owned() };
     let findings = file::PROMISES.iter().map(|promise| Finding {
         subject: "file".into(),
         promise: promise.name.into(),
         says: promise.says.into(),
-        verdict: verdict((promise.check)(&mut owned)),
+        verdict: verdict((promise.check)(&mut unopened)),
     });
     findings.collect()
 }

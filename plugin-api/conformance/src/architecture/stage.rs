@@ -75,7 +75,7 @@ impl Stage {
 
 /// Tokens that mean nothing in particular, `seed` apart.
 pub(crate) fn tokens(model: &Model, count: usize, seed: u32) -> Vec<u32> {
-    let plain = model.info().vocab_size.min(200).max(1);
+    let plain = model.info().vocab_size.clamp(1, 200);
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
     let next = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
