@@ -1,5 +1,6 @@
 //! `neuron plugin`: begin a plugin, check one, install one.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +9,13 @@ use plugin_conformance::template::{self, Kind, Sdk};
 use plugin_conformance::{Options as CheckOptions, Report, check};
 
 use super::ConfigFile;
+
+/// Prints a line; whoever reads it may have heard enough and closed the pipe.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
 
 /// What is done with a plugin.
 #[derive(Debug, clap::Subcommand)]
@@ -126,19 +134,19 @@ fn begin(new: &New) -> anyhow::Result<()> {
     let folder = new.into.clone().unwrap_or_else(|| PathBuf::from(&new.name));
     template::write(&folder, &new.name, kind, &sdk)?;
     let library = format!("target/release/lib{}.so", new.name.replace('-', "_"));
-    println!("{} is begun. Next:", folder.display());
-    println!("  cd {} && cargo test && cargo build --release", folder.display());
-    println!("  neuron plugin check {library}");
-    println!("  neuron plugin install {library}");
+    say!("{} is begun. Next:", folder.display());
+    say!("  cd {} && cargo test && cargo build --release", folder.display());
+    say!("  neuron plugin check {library}");
+    say!("  neuron plugin install {library}");
     Ok(())
 }
 
 fn examine(options: &Check) -> anyhow::Result<bool> {
     let report = report(&options.file, options.model.clone(), options.loads, options.timeout)?;
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("{report}");
+        say!("{report}");
     }
     Ok(report.passed())
 }
@@ -179,12 +187,12 @@ fn put(options: &Install) -> anyhow::Result<bool> {
     for file in files {
         let report = report(&file, None, 20, 120)?;
         if !report.passed() && !options.anyway {
-            println!("{report}\n\n{} was not installed", file.display());
+            say!("{report}\n\n{} was not installed", file.display());
             all = false;
             continue;
         }
         let place = plugin_loader::install(&file, &directory)?;
-        println!("{}", place.display());
+        say!("{}", place.display());
     }
     Ok(all)
 }
