@@ -12,6 +12,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::kernel::delta::{self, COLUMNS};
+use crate::kernel::pointwise::{self, Gate};
 use crate::kernel::{Isa, pool};
 use crate::mistake::{Mistake, made};
 
@@ -94,6 +95,7 @@ pub fn causal_conv(taps: &[f32], kernel: usize, input: &[f32], past: &mut [f32],
             &input[(t - keep) * channels..(t - keep + 1) * channels]
         }
     };
+    let isa = Isa::best();
     let rows: Vec<_> = out.chunks_mut(channels).map(Mutex::new).collect();
     pool::split(tokens, 4, &|start, end| {
         for (t, row) in rows.iter().enumerate().take(end).skip(start) {
@@ -105,7 +107,9 @@ pub fn causal_conv(taps: &[f32], kernel: usize, input: &[f32], past: &mut [f32],
                 }
             }
             if !made(Mistake::NoConvSilu) {
-                row.iter_mut().for_each(|o| *o /= 1.0 + (-*o).exp());
+                let x = row.as_mut_ptr();
+                // SAFETY: the row has `channels` values, may be its own gate, and `isa` is a level of this processor.
+                unsafe { pointwise::gated(isa, x, x, x, channels, Gate::Sigmoid) };
             }
         }
     });
@@ -300,7 +304,7 @@ impl Chunk {
 
 /// Appends `x / √(Σx² + 1e-6)`, times `scale`. The epsilon is part of the architecture, not of the configuration.
 fn extend_normalised(out: &mut Vec<f32>, x: &[f32], scale: f32) {
-    let mut length = (x.iter().map(|x| x * x).sum::<f32>() + 1e-6).sqrt();
+    let mut length = (dot(x, x) + 1e-6).sqrt();
     if made(Mistake::NoUnitLength) {
         length = 1.0;
     }
