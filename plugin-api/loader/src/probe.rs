@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Resource, Rlimit, Signal};
@@ -98,7 +99,8 @@ pub fn probe_in_child(exe: &Path, path: &Path, timeout: Duration) -> Result<Repo
     else {
         return Err(refuse(Cause::ProbeHung(timeout.as_millis() as u64)));
     };
-    let output = output.join().unwrap_or_default();
+    // A grandchild may hold the pipe open for ever: the child's own end is what counts, with a little patience.
+    let output = output.recv_timeout(timeout).unwrap_or_default();
     let answer = output
         .lines()
         .rev()
@@ -106,7 +108,10 @@ pub fn probe_in_child(exe: &Path, path: &Path, timeout: Duration) -> Result<Repo
         .find(|answer| answer.nonce == nonce);
     match answer {
         Some(answer) if status.success() => answer.result,
-        _ => Err(refuse(Cause::ProbeDied(ending(status, &complaints.join().unwrap_or_default())))),
+        _ => Err(refuse(Cause::ProbeDied(ending(
+            status,
+            &complaints.recv_timeout(timeout).unwrap_or_default(),
+        )))),
     }
 }
 
@@ -120,8 +125,9 @@ fn nonce() -> String {
 /// Most of a child's output that is kept, in bytes.
 const KEPT: u64 = 1 << 20;
 
-/// Reads a pipe on a thread of its own, so that a talkative child never blocks.
-fn collect(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+/// Reads a pipe on a thread of its own, so that a talkative child never blocks, and sends what it read at the end.
+fn collect(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
@@ -129,8 +135,10 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<
             let _ = pipe.by_ref().take(KEPT).read_to_end(&mut bytes);
             let _ = std::io::copy(&mut pipe, &mut std::io::sink());
         }
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+        // Nobody listens any more when the child was killed.
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
 }
 
 /// Waits until the child ends; `None` when it had to be killed.
