@@ -27,8 +27,12 @@ pub struct Page {
 
 /// All models.
 pub async fn list(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Query(page): Query<Page>) -> Response {
+    let dialect = dialect_of(&headers);
+    if let Err(refused) = gateway.keys.load().authenticate(&headers) {
+        return error::response(&refused, dialect, "");
+    }
     let view = gateway.fleet.view();
-    match dialect_of(&headers) {
+    match dialect {
         Dialect::OpenAi => {
             Json(ModelList::new(view.models.iter().map(|model| openai(model)).collect())).into_response()
         }
@@ -44,6 +48,9 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Query
 /// One model, by id or alias.
 pub async fn one(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
     let dialect = dialect_of(&headers);
+    if let Err(refused) = gateway.keys.load().authenticate(&headers) {
+        return error::response(&refused, dialect, "");
+    }
     match (gateway.fleet.view().model(&id), dialect) {
         (None, _) => error::response(&ApiError::model_not_found(&id), dialect, ""),
         (Some(model), Dialect::OpenAi) => Json(openai(model)).into_response(),

@@ -10,6 +10,7 @@ pub mod catalogue;
 pub mod error;
 pub mod inference;
 pub mod listen;
+pub mod page;
 pub mod reload;
 pub mod status;
 
@@ -113,6 +114,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         routes = routes.route(path, post(inference::infer));
     }
     routes
+        .route("/", get(page::page))
         .route("/v1/models", get(catalogue::list))
         .route("/v1/models/{*id}", get(catalogue::one))
         .route("/cortex/v1/fleet", get(status::fleet))

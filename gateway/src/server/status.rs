@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use wire_api::Dialect;
 use wire_api::node::models::ModelState;
 
-use super::Gateway;
+use super::{Gateway, error};
 use crate::fleet::gauge::BreakerState;
 use crate::fleet::identity::now_ms;
 use crate::fleet::view::{FleetView, NodeView};
@@ -94,6 +97,8 @@ pub struct ResidentStatus {
     pub requests_total: u64,
     /// Tokens per second of one sequence.
     pub decode_tokens_per_second: f32,
+    /// From arrival to first token, in milliseconds, as the node measured it.
+    pub first_token_ms: f32,
     /// How far its load has come, 0 to 1.
     pub progress: Option<f32>,
     /// The phase of its load.
@@ -102,9 +107,12 @@ pub struct ResidentStatus {
     pub failure: Option<String>,
 }
 
-/// Answers with the fleet.
-pub async fn fleet(State(gateway): State<Arc<Gateway>>) -> Json<FleetStatus> {
-    Json(status(&gateway))
+/// Answers with the fleet, to everybody who may ask for anything.
+pub async fn fleet(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Response {
+    match gateway.keys.load().authenticate(&headers) {
+        Ok(_) => Json(status(&gateway)).into_response(),
+        Err(refused) => error::response(&refused, Dialect::OpenAi, ""),
+    }
 }
 
 /// The fleet as it stands.
@@ -160,6 +168,7 @@ fn resident_status(model: &wire_api::node::models::ModelStatus) -> ResidentStatu
         queued: model.activity.queued,
         requests_total: model.activity.requests_total,
         decode_tokens_per_second: model.throughput.decode_tokens_per_second,
+        first_token_ms: model.throughput.first_token_ms,
         progress: progress.and_then(|progress| progress.fraction()),
         phase: progress.map(|progress| progress.phase.as_str().to_owned()),
         failure: model.failure.as_ref().map(|failure| failure.message.clone()),

@@ -78,7 +78,7 @@ async fn every_request_is_in_the_books_and_a_spent_budget_survives_a_restart() {
     let gateway = TestGateway::start(&[&a], &settings, catalogue).await;
     let key: &[(&str, &str)] = &[("x-api-key", &user)];
     // Seven tokens in and three out at one each: exactly the budget.
-    assert_eq!(chat_with(&gateway.endpoint, "m", false, key).await.text().await.is_empty(), false);
+    assert!(!chat_with(&gateway.endpoint, "m", false, key).await.text().await.is_empty());
     gateway.until("settled", |g| g.metrics.inflight.get() == 0).await;
     let refused = chat_with(&gateway.endpoint, "m", false, key).await;
     assert_eq!((refused.status, refused.json().await["error"]["code"].clone()), (429, json!("insufficient_quota")));

@@ -1,3 +1,3 @@
-//! All routing and eviction strategies as a loadable plugin.
+//! The built-in routers and evictors as a loadable plugin.
 
 plugin_sdk::export_plugin! { name: "strategies", crates: [routers, evictors] }
