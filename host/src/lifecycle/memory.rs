@@ -80,7 +80,10 @@ pub fn decide(ranks: &[MemoryPlan], wishes: &Wishes, room: u64) -> Result<Decisi
         return Err(does_not_fit("the model", need, room));
     }
     let room_for_state = room - before_state;
-    let wanted = u64::from(wishes.slots) * need_for(wishes.context.unwrap_or(made_for));
+    // Sequences rarely fill their context: room for a quarter of the slots to do so at a time, and for one
+    // context's worth of cached prefixes. Should that be too little after all, the youngest wait.
+    let contexts = u64::from(wishes.slots.div_ceil(4)) + 1;
+    let wanted = contexts * need_for(wishes.context.unwrap_or(made_for));
     let fair = (room_for_state as f64 * wishes.state_share) as u64;
     let state = wanted.min(fair).max(need_for(least));
     let max_context = wishes.context.unwrap_or_else(|| {
@@ -235,10 +238,10 @@ mod tests {
     }
 
     #[test]
-    fn with_plenty_of_room_every_slot_gets_its_context() {
+    fn with_plenty_of_room_sequences_get_the_whole_context() {
         let decision = decide(&[plan()], &wishes(), 1000 * MIB).unwrap();
         assert_eq!(decision.max_context, 8192);
-        assert_eq!(decision.limits.state_bytes, 4 * 1024 * (8192 + 64));
+        assert_eq!(decision.limits.state_bytes, 2 * 1024 * (8192 + 64));
         assert_eq!(decision.memory.planned_bytes, 100 * MIB + 512_000 + decision.limits.state_bytes);
     }
 
@@ -268,7 +271,7 @@ mod tests {
         let decision = decide(&[half, half], &wishes(), 1000 * MIB).unwrap();
         assert_eq!(decision.memory.weights_bytes, 100 * MIB);
         assert_eq!(decision.limits.kv_bytes_per_token, 512);
-        assert_eq!(decision.limits.state_bytes, 4 * 512 * (8192 + 64));
+        assert_eq!(decision.limits.state_bytes, 2 * 512 * (8192 + 64));
     }
 
     #[test]
