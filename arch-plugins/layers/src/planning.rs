@@ -4,6 +4,7 @@ use plugin_sdk::{Options, Plan};
 
 use crate::error::Result;
 use crate::quant::Scheme;
+use crate::serving::refuse_options;
 use crate::weights::Weights;
 
 /// Weights on one rank.
@@ -25,6 +26,7 @@ pub fn weight_bytes(
     ignored: &[&str],
     is_linear: impl Fn(&str) -> bool,
 ) -> Result<WeightBytes> {
+    refuse_options(options)?;
     let scheme = Scheme::parse(options.quantize)?;
     let mut sum = WeightBytes::default();
     for name in w.names().iter().filter(|name| !ignored.iter().any(|prefix| name.starts_with(prefix))) {

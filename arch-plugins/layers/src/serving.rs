@@ -102,6 +102,21 @@ pub fn settings(options: &Options<'_>, known: &[&str]) -> Result<serde_json::Map
     }
 }
 
+/// Refuses options of one architecture by name: architectures served from here have none.
+pub fn refuse_options(options: &Options<'_>) -> Result<()> {
+    if options.options.trim().is_empty() {
+        return Ok(());
+    }
+    let given: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(options.options).map_err(|error| {
+            Error::InvalidInput(format!("the architecture's options are no JSON object: {error}"))
+        })?;
+    match given.keys().next() {
+        Some(key) => Err(Error::Unsupported(format!("option `{key}` is unknown to this architecture"))),
+        None => Ok(()),
+    }
+}
+
 /// Loads one rank: places weights as the options say, lets `build` make the decoder, and insists that every
 /// tensor was used whose name does not begin with one of `ignored`.
 pub fn load<D: Decoder>(
@@ -111,13 +126,15 @@ pub fn load<D: Decoder>(
     ignored: &[&str],
     build: impl FnOnce(&Weights) -> Result<(D, Facts)>,
 ) -> Result<Served<D>> {
+    refuse_options(options)?;
     if options.threads > 0 {
         pool::set_threads(options.threads);
     }
     let mut placement = placement(options)?;
     let comm = placement.comm.clone();
     let total = headers(source)?.total_bytes() / options.world.max(1) as u64;
-    let meter = Arc::new(Meter::new(total));
+    let phase = if options.quantize.is_empty() { Phase::READ } else { Phase::QUANTIZE };
+    let meter = Arc::new(Meter::new(phase, total));
     placement.progress = meter.clone();
     let (decoder, facts) = meter.listened_by(progress, || {
         let weights = open(source, placement)?;
@@ -161,6 +178,7 @@ fn placement(options: &Options<'_>) -> Result<Placement> {
 
 /// Counts what was loaded and tells the host, while it listens.
 struct Meter {
+    phase: Phase,
     total: u64,
     done: AtomicU64,
     memory: AtomicU64,
@@ -174,8 +192,8 @@ unsafe impl Send for Meter {}
 unsafe impl Sync for Meter {}
 
 impl Meter {
-    fn new(total: u64) -> Self {
-        Self { total, done: AtomicU64::new(0), memory: AtomicU64::new(0), listener: Mutex::new(None) }
+    fn new(phase: Phase, total: u64) -> Self {
+        Self { phase, total, done: AtomicU64::new(0), memory: AtomicU64::new(0), listener: Mutex::new(None) }
     }
 
     fn listened_by<T>(
@@ -189,12 +207,12 @@ impl Meter {
                 *self.0.listener.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
         }
-        progress.report(Phase::READ, 0, self.total)?;
+        progress.report(self.phase, 0, self.total)?;
         let lent = std::ptr::from_ref(progress).cast();
         *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some((lent, thread::current().id()));
         let _deaf = Deaf(self);
         let loaded = load()?;
-        progress.report(Phase::READ, self.total, self.total)?;
+        progress.report(self.phase, self.total, self.total)?;
         Ok(loaded)
     }
 }
@@ -209,7 +227,7 @@ impl Progress for Meter {
                 // SAFETY: the borrow lives until `listened_by` returns on this very thread, which forgets
                 // the pointer first.
                 let progress = unsafe { &*progress };
-                Ok(progress.report(Phase::READ, done.min(self.total), self.total)?)
+                Ok(progress.report(self.phase, done.min(self.total), self.total)?)
             }
             _ => Ok(()),
         }

@@ -56,7 +56,11 @@ fn fixture() -> Option<Fixture> {
 }
 
 /// Logits of a prompt's every token, then of one more token; on a rank other than 0 nothing is written.
-fn answer(model: &mut impl Model<Image = layers::batch::EncodedImage>, ids: &[u32], first: bool) -> Result<Vec<f32>> {
+fn answer(
+    model: &mut impl Model<Image = layers::batch::EncodedImage>,
+    ids: &[u32],
+    first: bool,
+) -> Result<Vec<f32>> {
     let vocab = model.info().vocab_size;
     let mut sequence = model.sequence()?;
     let (prompt, last) = ids.split_at(ids.len() - 1);
@@ -79,7 +83,8 @@ fn served_is_driven_directly() {
     let expected = Session::new(&load(&fixture, DType::F32)).all(ids).concat();
     let files = fixture.weight_files();
     with_source(&fixture.config, &files, |source| {
-        let mut model = Llama.load(source, &options("", 0, 1, &[0; 128]), &Progress::SILENT).expect("it loads");
+        let mut model =
+            Llama.load(source, &options("", 0, 1, &[0; 128]), &Progress::SILENT).expect("it loads");
         assert!(answer(&mut model, ids, true).expect("two steps") == expected, "bits differ");
     });
 }
@@ -94,7 +99,8 @@ fn ranks_answer_through_rank_0_and_fail_together() {
     let id = Llama.communicator_id().expect("an id");
     let rank = |rank: usize| {
         with_source(&fixture.config, &files, |source| {
-            let mut model = Llama.load(source, &options("", rank, 2, &id), &Progress::SILENT).expect("it loads");
+            let mut model =
+                Llama.load(source, &options("", rank, 2, &id), &Progress::SILENT).expect("it loads");
             let logits = answer(&mut model, ids, rank == 0).expect("two steps");
             // Rank 1 leaves here; rank 0 must not wait for it for ever.
             let abandoned = if rank == 0 { Some(answer(&mut model, ids, true)) } else { None };
@@ -124,7 +130,8 @@ fn the_plan_is_what_loading_takes() {
             assert!((planned / taken - 1.0).abs() < 0.05, "{quantize}: planned {planned}, took {taken}");
             assert!(plan.mapped_bytes <= plan.weight_bytes);
             let mut sequence = model.sequence().expect("a sequence");
-            let mut batch = Batch::new(vec![BatchRow::new(&mut sequence, 0, &[1; 64], Want::NOTHING, &mut [])]);
+            let mut batch =
+                Batch::new(vec![BatchRow::new(&mut sequence, 0, &[1; 64], Want::NOTHING, &mut [])]);
             model.step(&mut batch).expect("a step");
             assert_eq!(model.bytes(&sequence), 64 * plan.kv_bytes_per_token);
         }
@@ -175,5 +182,24 @@ fn a_file_that_does_not_fit_is_refused_with_what_does_not_fit() {
     std::fs::write(&truncated, &bytes[..bytes.len() - 1000]).expect("the file");
     with_source(config, &[truncated], |source| {
         assert!(Llama.plan(source, &options("", 0, 1, &[0; 128])).is_err());
+    });
+}
+
+#[test]
+fn options_nobody_knows_are_refused_by_plan_and_load() {
+    let Some(fixture) = fixture() else { return };
+    let files = fixture.weight_files();
+    with_source(&fixture.config, &files, |source| {
+        for (text, named) in [(r#"{"twist": 1}"#, "twist"), ("[1]", "JSON"), ("{", "JSON")] {
+            let options = Options { options: text, ..options("", 0, 1, &[0; 128]) };
+            let planned = Llama.plan(source, &options).map(|_| ());
+            let loaded = Llama.load(source, &options, &Progress::SILENT).map(|_| ());
+            for outcome in [planned, loaded] {
+                let error = outcome.expect_err("it is refused");
+                assert!(error.message().contains(named), "{text}: {error}");
+            }
+        }
+        let none = Options { options: "{}", ..options("", 0, 1, &[0; 128]) };
+        assert!(Llama.plan(source, &none).is_ok());
     });
 }

@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 type Task = dyn Fn(usize) + Sync;
 
 /// Looks for work this often before a thread sleeps: tens of microseconds.
-const IDLE_SPINS: u32 = 20_000;
+const IDLE_SPINS: u32 = 4_000;
 
 /// Largest number of tasks in one section.
 pub const MAX_TASKS: usize = u16::MAX as usize;

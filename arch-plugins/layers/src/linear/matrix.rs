@@ -133,6 +133,9 @@ impl Matrix {
         } else {
             Self::blocks(raw, &map, columns.clone())?
         };
+        if let Storage::Packed(_) = &matrix.storage {
+            raw.set_aside();
+        }
         let values = map.len() * columns.len();
         let file_bytes = values / raw.stored().block_len() * raw.stored().block_bytes();
         progress.loaded(file_bytes as u64, matrix.bytes())?;

@@ -1,8 +1,10 @@
 //! Bytes of tensors: who owns them, how numbers are stored in them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
 use crate::quant::block::{self, Unpacked};
@@ -72,7 +74,35 @@ impl Stored {
 }
 
 /// Memory that tensors lie in: a mapped file or a vector.
-pub(crate) type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub(crate) trait Memory: Send + Sync {
+    /// All of it.
+    fn bytes(&self) -> &[u8];
+
+    /// These bytes are not expected to be read again soon.
+    fn set_aside(&self, _range: Range<usize>) {}
+}
+
+impl Memory for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Memory for Mmap {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    fn set_aside(&self, range: Range<usize>) {
+        // SAFETY: the mapping is of a file and never written to: pages that are read again come back from
+        // the file with the same bytes.
+        let _ = unsafe {
+            self.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+    }
+}
+
+pub(crate) type Owner = Arc<dyn Memory>;
 
 /// One tensor's bytes where they lie; cheap to clone.
 #[derive(Clone)]
@@ -105,7 +135,7 @@ impl RawTensor {
         let end = values
             .and_then(|values| (values / stored.block_len()).checked_mul(stored.block_bytes()))
             .and_then(|bytes| start.checked_add(bytes))
-            .filter(|&end| end <= (*owner).as_ref().len());
+            .filter(|&end| end <= owner.bytes().len());
         match end {
             Some(end) => Ok(Self { owner, start, end, stored, shape }),
             None => Err(Error::Unsupported("the file ends inside this tensor; download it again".into())),
@@ -135,7 +165,7 @@ impl RawTensor {
 
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.start..self.end]
+        &self.owner.bytes()[self.start..self.end]
     }
 
     /// Length of the last dimension.
@@ -175,6 +205,12 @@ impl RawTensor {
         } else {
             Err(Error::Unsupported(format!("a tensor of shape {:?} is no {shape:?}", self.shape)))
         }
+    }
+
+    /// Gives the pages of a mapped file back to the system: what was in them has been packed elsewhere. The
+    /// bytes can still be read.
+    pub(crate) fn set_aside(&self) {
+        self.owner.set_aside(self.start..self.end);
     }
 
     /// All numbers as f32. For small tensors: a copy of four bytes per number.
