@@ -31,7 +31,7 @@ pub enum Command {
 /// Begins a plugin.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  neuron plugin new most-free --kind router
+  neuron plugin new most-free --kind router --sdk-path ~/src/neuron/plugin-api/sdk
   neuron plugin new mamba --kind arch --sdk-path ~/src/neuron/plugin-api/sdk")]
 pub struct New {
     /// Name of plugin and crate: lower case letters, digits, - and _.
@@ -49,8 +49,8 @@ pub struct New {
     #[arg(long, value_name = "ADDRESS", conflicts_with = "sdk_version")]
     sdk_git: Option<String>,
     /// Take plugin-sdk in this version from the registry.
-    #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
-    sdk_version: String,
+    #[arg(long, value_name = "VERSION")]
+    sdk_version: Option<String>,
 }
 
 /// Kinds of plugins.
@@ -124,12 +124,15 @@ fn begin(new: &New) -> anyhow::Result<()> {
         PluginKind::Router => Kind::Router,
         PluginKind::Evictor => Kind::Evictor,
     };
-    let sdk = match (&new.sdk_path, &new.sdk_git) {
-        (Some(path), _) => {
+    let sdk = match (&new.sdk_path, &new.sdk_git, &new.sdk_version) {
+        (Some(path), ..) => {
             Sdk::Path(path.canonicalize().with_context(|| format!("no plugin-sdk at {}", path.display()))?)
         }
-        (None, Some(address)) => Sdk::Git(address.clone()),
-        (None, None) => Sdk::Version(new.sdk_version.clone()),
+        (None, Some(address), _) => Sdk::Git(address.clone()),
+        (None, None, Some(version)) => Sdk::Version(version.clone()),
+        (None, None, None) => {
+            bail!("say where plugin-sdk comes from: --sdk-path, --sdk-git or --sdk-version")
+        }
     };
     let folder = new.into.clone().unwrap_or_else(|| PathBuf::from(&new.name));
     template::write(&folder, &new.name, kind, &sdk)?;
