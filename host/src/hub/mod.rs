@@ -3,7 +3,7 @@
 //! What is complete in the cache is used without asking anybody, so that a node starts with the network down.
 //! Listing, authentication and transfer are the hf-hub crate's. The cache is written here, because that crate
 //! neither resumes a broken download nor checks what it received: a download goes on where it stopped, and
-//! nothing is called by its name before its size and SHA-256 are what the hub says (docs/adr/hub-downloads.md).
+//! nothing is called by its name before its size and SHA-256 are what the hub says (docs/adr/0005-hub-downloads.md).
 
 mod cache;
 mod fetch;
@@ -11,7 +11,6 @@ mod id;
 mod wanted;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use hf_hub::{HFClient, HFError};
@@ -214,11 +213,6 @@ impl Resolver for Hub {
         let hub = self.clone();
         Box::pin(async move { hub.find(&model, &progress).await.map_err(|error| failure(&error)) })
     }
-}
-
-/// A resolver for when no hub can be had: local paths work, everything else says why not.
-pub fn resolver(options: HubOptions) -> Result<Arc<dyn Resolver>, HubError> {
-    Hub::new(options).map(|hub| Arc::new(hub) as Arc<dyn Resolver>)
 }
 
 fn failure(error: &HubError) -> Failure {

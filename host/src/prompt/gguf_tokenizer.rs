@@ -292,3 +292,139 @@ fn integer(value: &GgufValue) -> i64 {
 fn malformed(reason: &str) -> PromptError {
     PromptError::Unsupported(format!("the GGUF file's tokenizer is malformed: {reason}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::prompt::gguf::build;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/models").join(name)
+    }
+
+    fn read(entries: &[(&str, GgufValue)]) -> GgufMetadata {
+        let bytes = build::file(entries);
+        GgufMetadata::read(bytes.as_slice(), bytes.len() as u64).unwrap()
+    }
+
+    fn strings(items: impl IntoIterator<Item = String>) -> GgufValue {
+        GgufValue::Array(items.into_iter().map(GgufValue::String).collect())
+    }
+
+    /// The metadata llama.cpp's converter writes for a tokenizer.json of the byte-level kind.
+    fn converted(tokenizer: &Value, pre: &str, bos: Option<u32>) -> GgufMetadata {
+        let mut tokens: Vec<(u64, String, i64)> = tokenizer["model"]["vocab"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(token, id)| (id.as_u64().unwrap(), token.clone(), 1))
+            .collect();
+        for token in tokenizer["added_tokens"].as_array().unwrap() {
+            let kind = if token["special"].as_bool().unwrap() { TYPE_CONTROL } else { TYPE_USER_DEFINED };
+            tokens.push((token["id"].as_u64().unwrap(), token["content"].as_str().unwrap().to_owned(), kind));
+        }
+        tokens.sort();
+        let merges = tokenizer["model"]["merges"].as_array().unwrap().iter().map(|merge| match merge {
+            Value::String(text) => text.clone(),
+            pair => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
+        });
+        let mut entries = vec![
+            ("tokenizer.ggml.model", GgufValue::String("gpt2".into())),
+            ("tokenizer.ggml.pre", GgufValue::String(pre.into())),
+            ("tokenizer.ggml.tokens", strings(tokens.iter().map(|(_, token, _)| token.clone()))),
+            ("tokenizer.ggml.token_type", GgufValue::Array(tokens.iter().map(|t| GgufValue::Signed(t.2)).collect())),
+            ("tokenizer.ggml.merges", strings(merges)),
+        ];
+        entries.extend(bos.map(|id| ("tokenizer.ggml.bos_token_id", GgufValue::Unsigned(id.into()))));
+        read(&entries)
+    }
+
+    #[test]
+    fn the_same_tokens_as_from_tokenizer_json() {
+        for (name, pre, bos) in [
+            ("tiny-llama", "llama-bpe", Some(512)),
+            ("tiny-qwen3-tied", "qwen2", None),
+            ("tiny-qwen3_5-text", "qwen35", None),
+        ] {
+            let folder = fixture(name);
+            let json: Value =
+                serde_json::from_slice(&std::fs::read(folder.join("tokenizer.json")).unwrap()).unwrap();
+            let ours = tokenizer(&converted(&json, pre, bos)).unwrap();
+            let expected: Value =
+                serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+            for case in expected["tokenizer"]["encode"].as_array().unwrap() {
+                let text = case["text"].as_str().unwrap();
+                for (special, key) in [(false, "ids"), (true, "ids_with_special")] {
+                    let ids: Vec<u32> = serde_json::from_value(case[key].clone()).unwrap();
+                    assert_eq!(ours.encode(text, special).unwrap(), ids, "{name} {text:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn digits_are_cut_one_by_one_before_words() {
+        let tokens = ["1", "2", "12", "a", "b", "ab", "Ġ", "Ġa", "<|im_end|>"];
+        let kinds = [1, 1, 1, 1, 1, 1, 1, 1, TYPE_CONTROL];
+        let metadata = read(&[
+            ("tokenizer.ggml.model", GgufValue::String("gpt2".into())),
+            ("tokenizer.ggml.pre", GgufValue::String("smollm".into())),
+            ("tokenizer.ggml.tokens", strings(tokens.map(str::to_owned))),
+            ("tokenizer.ggml.token_type", GgufValue::Array(kinds.map(GgufValue::Signed).to_vec())),
+            ("tokenizer.ggml.merges", strings(["1 2", "a b", "Ġ a"].map(str::to_owned))),
+        ]);
+        let tokenizer = tokenizer(&metadata).unwrap();
+        assert_eq!(tokenizer.encode("ab12 a<|im_end|>", true).unwrap(), [5, 0, 1, 7, 8]);
+        assert!(tokenizer.piece(8).special);
+    }
+
+    #[test]
+    fn sentence_piece_joins_the_best_scored_pair_and_falls_back_to_bytes() {
+        let mut tokens: Vec<(String, f32, i64)> = vec![
+            ("<unk>".into(), 0.0, TYPE_UNKNOWN),
+            ("<s>".into(), 0.0, TYPE_CONTROL),
+            ("</s>".into(), 0.0, TYPE_CONTROL),
+        ];
+        tokens.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), 0.0, 6)));
+        let pieces = [("▁", -9.0), ("h", -8.0), ("e", -8.0), ("l", -8.0), ("o", -8.0), ("he", -3.0), ("el", -1.0), ("▁h", -4.0), ("ell", -2.0), ("▁hello", -5.0), ("ello", -2.5)];
+        tokens.extend(pieces.map(|(piece, score)| (piece.to_owned(), score, 1)));
+        let metadata = read(&[
+            ("tokenizer.ggml.model", GgufValue::String("llama".into())),
+            ("tokenizer.ggml.tokens", strings(tokens.iter().map(|t| t.0.clone()))),
+            ("tokenizer.ggml.scores", GgufValue::Array(tokens.iter().map(|t| GgufValue::Float(t.1.into())).collect())),
+            ("tokenizer.ggml.token_type", GgufValue::Array(tokens.iter().map(|t| GgufValue::Signed(t.2)).collect())),
+            ("tokenizer.ggml.bos_token_id", GgufValue::Unsigned(1)),
+        ]);
+        let tokenizer = tokenizer(&metadata).unwrap();
+        let spell = |ids: &[u32]| ids.iter().map(|id| tokens[*id as usize].0.clone()).collect::<Vec<_>>();
+        // el (-1) before he (-3), then ell, ello, ▁h, and the whole word.
+        assert_eq!(spell(&tokenizer.encode("hello", true).unwrap()), ["<s>", "▁hello"]);
+        assert_eq!(spell(&tokenizer.encode("hell", false).unwrap()), ["▁h", "ell"]);
+        assert_eq!(spell(&tokenizer.encode("é", false).unwrap()), ["▁", "<0xC3>", "<0xA9>"]);
+        let ids = tokenizer.encode("hello é", false).unwrap();
+        let mut detokenizer = crate::output::Detokenizer::new(&tokenizer, true, true);
+        let mut text: String = ids.iter().map(|id| detokenizer.push(&tokenizer, *id)).collect();
+        text.push_str(&detokenizer.finish());
+        assert_eq!(text, "hello é");
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_by_name() {
+        let refuse = |model: &str, pre: &str| {
+            let metadata = read(&[
+                ("tokenizer.ggml.model", GgufValue::String(model.into())),
+                ("tokenizer.ggml.pre", GgufValue::String(pre.into())),
+                ("tokenizer.ggml.tokens", strings(["a".to_owned()])),
+                ("tokenizer.ggml.merges", strings([])),
+            ]);
+            tokenizer(&metadata).unwrap_err().to_string()
+        };
+        assert!(refuse("gpt2", "martian").contains("martian"));
+        assert!(refuse("wordpiece", "x").contains("wordpiece"));
+        assert!(tokenizer(&read(&[])).is_err());
+    }
+}

@@ -8,7 +8,7 @@
 use std::io::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
+use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
@@ -98,6 +98,11 @@ fn environment() -> Environment<'static> {
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", pyjson::tojson);
+    // In Python nothing can be done with None, and strings and mappings have items: templates ask before they look.
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -185,6 +190,7 @@ mod tests {
             ("{% for k, v in messages[0] | items %}{{ k }};{% endfor %}", "role;content;"),
             ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1"),
             ("{{ messages[0] is mapping }} {{ messages is sequence }} {{ none }}", "True True None"),
+            ("{{ tools is iterable }} {{ 'a' is iterable }} {{ messages[0] is sequence }} {{ 1 is sequence }}", "False True True False"),
             ("{{ tools is none }} {{ tools is defined }} {% if tools %}t{% endif %}", "True True "),
             ("{{ messages[1].tool_calls is defined }}{{ messages[1].get('x', 'd') }}", "Falsed"),
             ("{%- generation -%} a {%- endgeneration -%} b", "ab"),
@@ -225,5 +231,17 @@ mod tests {
         input.variables.insert("enable_thinking".into(), json!(false));
         input.variables.insert("x".into(), json!([1]));
         assert_eq!(template.render(&input).unwrap(), "False[1]");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(pieces in proptest::collection::vec(proptest::sample::select(vec![
+            "{% ", " %}", "{{ ", " }}", "messages", "[::-1]", "[0]", ".content", "|tojson", "|items", " if ", "else", "endif",
+            "for m in ", "endfor", "set x = ", "generation", "endgeneration", "macro f()", "endmacro", "f()", "'é'", "(", ")",
+            "~", "%", "-", "{#", "#}", "\n", "raise_exception(1)", ".split(' ')", "strftime_now('%q')", "break",
+        ]), 0..24)) {
+            let source = pieces.concat();
+            let _ = render(&source, json!([{"role": "user", "content": "a b"}]));
+        }
     }
 }
