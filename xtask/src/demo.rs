@@ -90,8 +90,9 @@ fn free_port(usual: u16) -> Result<u16> {
 
 fn write_configs(house: &House, plugin_folder: &Path, model: &str) -> Result<()> {
     let quote = |text: &str| Value::from(text).to_string(); // a JSON string is a TOML basic string
+    // A checkout may lie below folders that others can write to; its plugins were built a moment ago.
     let neuron = format!(
-        "listen = {}\n\n[plugins]\ndirectories = [{}]\n\n[[models]]\nid = \"smollm2\"\nsource = {}\n",
+        "listen = {}\n\n[plugins]\ndirectories = [{}]\nallow_unowned = true\n\n[[models]]\nid = \"smollm2\"\nsource = {}\n",
         quote(&house.neuron),
         quote(&plugin_folder.display().to_string()),
         quote(model),
