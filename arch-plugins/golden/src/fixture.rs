@@ -39,7 +39,7 @@ impl Expected {
 /// # Panics
 /// If `GOLDEN_DIR` names a folder that cannot be read, or a folder in it is not a complete fixture.
 pub fn fixtures(model_types: &[&str]) -> Vec<Fixture> {
-    let root = std::env::var_os("GOLDEN_DIR").map_or_else(own_fixtures, PathBuf::from);
+    let root = std::env::var_os("GOLDEN_DIR").map_or_else(own_fixtures, |named| from_root(Path::new(&named)));
     let entries = std::fs::read_dir(&root).unwrap_or_else(|e| panic!("cannot read {}: {e}", root.display()));
     let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     folders.sort();
@@ -53,7 +53,16 @@ pub fn fixtures(model_types: &[&str]) -> Vec<Fixture> {
 }
 
 fn own_fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models")
+    workspace().join("fixtures/models")
+}
+
+/// Tests run in their crate's folder, but a relative `GOLDEN_DIR` was typed at the workspace's root.
+fn from_root(named: &Path) -> PathBuf {
+    if named.exists() { named.to_path_buf() } else { workspace().join(named) }
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 impl Fixture {
