@@ -109,6 +109,11 @@ impl Drop for Served {
     }
 }
 
+/// The words of a command that asks this endpoint.
+fn at<'a>(words: &[&'a str], endpoint: &'a str) -> Vec<&'a str> {
+    [words, &["--endpoint", endpoint]].concat()
+}
+
 #[test]
 fn a_node_is_served_asked_and_ended() {
     let house = House::new();
@@ -120,7 +125,7 @@ fn a_node_is_served_asked_and_ended() {
     house.configure(&source);
     let mut served = Served::start(&house);
     let endpoint = served.endpoint.clone();
-    let at = |words: &[&str]| [words, &["--endpoint", &endpoint]].concat();
+    let at = |words: &[&'static str]| at(words, &endpoint);
 
     // Joins the load the configuration began.
     let loaded = house.json(&at(&["load", "echo", "--json"]));

@@ -13,7 +13,7 @@ pub const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:13131";
 
 /// Which neuron, and how to print what it says.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct Ask {
     /// The neuron to ask.
     #[arg(long, env = "NEURON_ENDPOINT", default_value = DEFAULT_ENDPOINT, value_name = "URL")]
     pub endpoint: String,
@@ -22,7 +22,7 @@ pub struct Options {
     pub json: bool,
 }
 
-impl Options {
+impl Ask {
     /// The way to it.
     pub fn client(&self) -> anyhow::Result<Client> {
         Client::new(&self.endpoint)

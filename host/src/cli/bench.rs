@@ -75,7 +75,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let threads = options.threads.unwrap_or_else(|| discovery::cpu::look().threads as u32).max(1);
     config.engine.threads = Some(threads);
     config.engine.prefix_cache_share = 0.0;
-    config.log.filter = std::env::var(crate::worker::log::FILTER).unwrap_or_else(|_| "warn".into());
+    config.log.filter = log::quiet_filter();
     config.models.clear();
     // Before the model is loaded, so that nothing else uses the memory.
     let memory = tokio::task::spawn_blocking(move || memory_bytes_per_second(threads as usize)).await?;

@@ -21,7 +21,7 @@ use super::ask::{self, Client};
 A path is one on the machine neuron runs on. Loading what is loaded already does nothing and succeeds.")]
 pub struct Options {
     #[command(flatten)]
-    ask: ask::Options,
+    ask: ask::Ask,
     /// A path, or org/name[@revision][:file.gguf] of the hub, or a name from the configuration.
     model: String,
     #[command(flatten)]

@@ -15,7 +15,15 @@ pub fn start(filter: &str) {
     let _ = log.try_init();
 }
 
-/// Starts the log of a command that talks to a person: warnings, unless the environment asks for more.
+/// What a command that talks to a person logs: what its own words do not say anyway.
+const QUIETLY: &str = "warn,neuron::catalogue=error,neuron::lifecycle=off";
+
+/// Starts the log of a command that talks to a person; the environment may ask for more.
 pub fn start_quietly() {
-    start(&std::env::var(crate::worker::log::FILTER).unwrap_or_else(|_| "warn".into()));
+    start(&quiet_filter());
+}
+
+/// The filter of [`start_quietly`], for workers.
+pub fn quiet_filter() -> String {
+    std::env::var(crate::worker::log::FILTER).unwrap_or_else(|_| QUIETLY.into())
 }

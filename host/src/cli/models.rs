@@ -13,7 +13,7 @@ use crate::lifecycle::bytes;
   neuron models --json | jq -r '.models[] | select(.state == \"ready\") | .id'")]
 pub struct Options {
     #[command(flatten)]
-    ask: ask::Options,
+    ask: ask::Ask,
 }
 
 /// Prints the models.

@@ -140,7 +140,7 @@ impl Here {
         let mut config = options.file.load()?.config;
         // What other models the configuration has is the business of `neuron serve`.
         config.models.retain(|model| model.name() == options.model);
-        config.log.filter = std::env::var(crate::worker::log::FILTER).unwrap_or_else(|_| "warn".into());
+        config.log.filter = log::quiet_filter();
         config.engine.drain_timeout_s = 1;
         let node = Node::assemble(&config)?;
         for model in &config.models {

@@ -14,7 +14,7 @@ use crate::lifecycle::bytes;
   neuron unload smol --if-idle          leave it when it has work")]
 pub struct Options {
     #[command(flatten)]
-    ask: ask::Options,
+    ask: ask::Ask,
     /// Id or alias.
     model: String,
     /// Seconds its requests get to finish; the node's default if left out.
