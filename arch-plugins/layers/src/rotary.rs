@@ -355,3 +355,91 @@ fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], pairs: Pairs) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Result<RotaryConfig> {
+        let json: Value = serde_json::from_str(text).expect("JSON");
+        RotaryConfig::from_json(json.as_object().expect("an object"), 16)
+    }
+
+    fn frequencies(text: &str) -> (Vec<f32>, f32) {
+        config(text).and_then(|config| config.frequencies()).expect("frequencies")
+    }
+
+    #[test]
+    fn scaling_changes_frequencies_as_published() {
+        let plain: Vec<f64> = (0..8).map(|j| 10000f64.powf(-f64::from(j) / 8.0)).collect();
+        let (linear, magnitude) = frequencies(r#"{"rope_scaling": {"type": "linear", "factor": 4.0}}"#);
+        assert_eq!(magnitude, 1.0);
+        for (got, plain) in linear.iter().zip(&plain) {
+            assert!((f64::from(*got) - plain / 4.0).abs() < 1e-7);
+        }
+        // Blended between dimensions 0 and 4: worked out by hand for a context of 256 stretched four times.
+        let (yarn, magnitude) = frequencies(
+            r#"{"rope_parameters": {"rope_type": "yarn", "factor": 4.0,
+                "original_max_position_embeddings": 256}}"#,
+        );
+        assert!((f64::from(magnitude) - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-6);
+        for (j, (got, plain)) in yarn.iter().zip(&plain).enumerate() {
+            let ramp = (j as f64 / 4.0).min(1.0);
+            let expected = plain / 4.0 * ramp + plain * (1.0 - ramp);
+            assert!((f64::from(*got) - expected).abs() < 1e-7, "dimension {j}: {got}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn part_of_a_head_may_be_rotated_and_the_rest_stays() {
+        let config = config(r#"{"rope_parameters": {"partial_rotary_factor": 0.5}}"#).expect("a config");
+        assert_eq!(config.rotary_dim, 8);
+        let angles = Rotary::new(&config, Pairs::Halves).expect("frequencies").at(&[3]);
+        let x: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        let x = Tensor::from_vec(x, (1, 1, 16), &Device::Cpu).expect("a tensor");
+        let got = slice::to_vec(&angles.apply(&x).expect("a rotation")).expect("numbers");
+        assert_eq!(got[8..], (8..16).map(|i| i as f32).collect::<Vec<_>>());
+        let (sin, cos) = 3f32.sin_cos();
+        assert!((got[0] - (0.0 * cos - 4.0 * sin)).abs() < 1e-6 && (got[4] - 4.0 * cos).abs() < 1e-6);
+    }
+
+    #[test]
+    fn neighbours_are_the_halves_in_another_order() {
+        let config = RotaryConfig::plain(10000.0, 16);
+        let rotated = |pairs, values: Vec<f32>| {
+            let angles = Rotary::new(&config, pairs).expect("frequencies").at(&[7]);
+            let x = Tensor::from_vec(values, (1, 1, 16), &Device::Cpu).expect("a tensor");
+            slice::to_vec(&angles.apply(&x).expect("a rotation")).expect("numbers")
+        };
+        let halves: Vec<f32> = (0..16).map(|i| (i as f32).sin()).collect();
+        let order: Vec<usize> = (0..16).map(|i| i / 2 + 8 * (i % 2)).collect();
+        let neighbours = order.iter().map(|&i| halves[i]).collect();
+        let (halves, neighbours) = (rotated(Pairs::Halves, halves), rotated(Pairs::Adjacent, neighbours));
+        assert_eq!(order.iter().map(|&i| halves[i]).collect::<Vec<_>>(), neighbours);
+    }
+
+    #[test]
+    fn frequencies_may_follow_different_rows_of_positions() {
+        let rotary = Rotary::new(&RotaryConfig::plain(10000.0, 6), Pairs::Halves).expect("frequencies");
+        let mixed = rotary.at_axes([&[5], &[9], &[2]], &|j| j);
+        let single = [rotary.at(&[5]), rotary.at(&[9]), rotary.at(&[2])];
+        for (j, single) in single.iter().enumerate() {
+            assert_eq!((mixed.cos[j], mixed.sin[j]), (single.cos[j], single.sin[j]));
+        }
+    }
+
+    #[test]
+    fn unknown_kinds_are_refused_by_name() {
+        for (text, named) in [
+            (r#"{"rope_scaling": {"type": "spiral", "factor": 2.0}}"#, "spiral"),
+            (r#"{"rope_scaling": {"type": "linear"}}"#, "factor"),
+            (r#"{"rope_scaling": {"type": "linear", "factor": 2.0, "twist": 1}}"#, "twist"),
+            (r#"{"rope_scaling": 7}"#, "rope_scaling"),
+        ] {
+            let error = config(text).expect_err("it is refused").to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        let odd = config(r#"{"partial_rotary_factor": 0.2}"#).and_then(|config| config.frequencies());
+        assert!(matches!(odd, Err(Error::Unsupported(_))));
+    }
+}
