@@ -106,6 +106,25 @@ async fn with_replay_a_killed_worker_goes_unnoticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_replay_a_request_that_kills_workers_is_told_from_those_beside_it() {
+    let node = Node::new(neuron::lifecycle::ModelsOptions { replay: true, ..options() });
+    node.ready("m", json!({"step_delay_ms": 3, "fault": {"kind": "abort", "text": "boom"}})).await;
+    let texts: Vec<String> = (0..3).map(|index| format!("{index} did nothing wrong. ").repeat(8)).collect();
+    let mut innocent = Vec::new();
+    for text in &texts {
+        innocent.push(node.submit("m", user(text)).await);
+    }
+    for stream in &mut innocent {
+        assert!(matches!(within(stream.next_event()).await, Some(SequenceEvent::Started { .. })));
+    }
+    let killer = node.submit("m", user("boom")).await;
+    assert_eq!(Outcome::of(killer).await.failed(), (FailureCode::Internal, false));
+    for (stream, text) in innocent.into_iter().zip(&texts) {
+        assert_eq!(&Outcome::of(stream).await.text, text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_fails_the_batch_and_nothing_else() {
     let node = Node::new(neuron::lifecycle::ModelsOptions { slots: 2, ..options() });
     node.ready("m", json!({"step_delay_ms": 5, "fault": {"kind": "panic", "text": "boom"}})).await;

@@ -74,7 +74,7 @@ impl Keeper {
                             proof_asked = None;
                         }
                     }
-                    Some(FromWorker::Event { id, event }) => self.dispatch(id, event),
+                    Some(FromWorker::Event { id, event }) => self.dispatch(id, event, &live),
                     Some(FromWorker::Heartbeat(beat)) => self.take_beat(&live, beat),
                     Some(FromWorker::Dying { code, message, suspects }) => {
                         let cause = if code == FailureCode::Internal { "panic" } else { "device" };
@@ -111,10 +111,15 @@ impl Keeper {
         self.shared.options.step_deadline
     }
 
+    /// Sends what the worker does not have yet. Requests that were in the batch when a worker died come one at a
+    /// time, so that the next death tells which of them it was.
     fn send_waiting(&mut self, live: &Live) {
+        let mut probation = self.tickets.values().any(Ticket::on_probation);
         for (&id, ticket) in &mut self.tickets {
-            if !ticket.sent {
+            if !ticket.sent && !(probation && ticket.crashes > 0) {
                 ticket.sent = true;
+                ticket.resumed_at = ticket.submission.emitted.len();
+                probation |= ticket.on_probation();
                 let submission = Box::new(ticket.submission.clone());
                 live.line.send(ToWorker::Submit { id, submission });
             }
@@ -135,9 +140,12 @@ impl Keeper {
                 self.send_waiting(live);
             }
             Some(Command::Cancel(id)) => {
-                if self.tickets.remove(&id).is_some() {
+                if let Some(ticket) = self.tickets.remove(&id) {
                     live.line.send(ToWorker::Cancel { id });
                     self.count("cancelled");
+                    if ticket.on_probation() {
+                        self.send_waiting(live);
+                    }
                 }
             }
             Some(Command::Retry(_)) => {}
@@ -188,13 +196,18 @@ impl Keeper {
         Next::Gone
     }
 
-    fn dispatch(&mut self, id: u64, event: SequenceEvent) {
+    fn dispatch(&mut self, id: u64, event: SequenceEvent, live: &Live) {
         let Some(ticket) = self.tickets.get_mut(&id) else { return };
         measure(&self.entry, &self.shared.metrics, ticket, &event);
         let over = Ticket::is_end(&event);
+        let was_suspected = ticket.on_probation();
         ticket.pass(event);
+        let acquitted = was_suspected && (over || !ticket.on_probation());
         if over {
             self.tickets.remove(&id);
+        }
+        if acquitted {
+            self.send_waiting(live);
         }
     }
 
@@ -274,6 +287,7 @@ impl Keeper {
 
     /// Decides for every request whether it goes on with the next worker.
     fn settle(&mut self, death: &Death) {
+        let on_probation = self.tickets.iter().find(|(_, ticket)| ticket.on_probation()).map(|(&id, _)| id);
         let retry = Some(self.shared.options.pause_after(self.attempts + 1).as_millis() as u32 + 1000);
         for (id, mut ticket) in std::mem::take(&mut self.tickets) {
             let suspect = match &death.suspects {
@@ -285,7 +299,8 @@ impl Keeper {
                 self.tickets.insert(id, ticket);
                 continue;
             }
-            ticket.crashes += 1;
+            // Where one was watched, the others are not blamed.
+            ticket.crashes += u32::from(on_probation.is_none_or(|watched| watched == id));
             if death.code == FailureCode::Internal {
                 self.count("internal");
                 ticket.fail(FailureCode::Internal, &death.message, None);

@@ -16,6 +16,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::keeper::Command;
 use crate::worker::message::{FailureCode, MissReason, SequenceEvent, Submission};
 
+/// Tokens a request has to say before it is no longer suspected of what became of an earlier worker.
+const PROBATION: usize = 16;
+
 /// Counts something until it is dropped.
 #[derive(Debug)]
 pub(super) struct Count(Arc<AtomicU32>);
@@ -47,6 +50,8 @@ pub(super) struct Ticket {
     pub crashes: u32,
     /// The present worker has it.
     pub sent: bool,
+    /// Tokens said before the present worker got it.
+    pub resumed_at: usize,
     pub submitted: Instant,
     pub last_token: Option<Instant>,
     _count: Count,
@@ -65,6 +70,7 @@ impl Ticket {
             miss: None,
             crashes: 0,
             sent: false,
+            resumed_at: 0,
             submitted: Instant::now(),
             last_token: None,
             _count: Count::of(inflight),
@@ -96,6 +102,11 @@ impl Ticket {
     pub fn fail(mut self, code: FailureCode, message: &str, retry_after_ms: Option<u32>) {
         let retryable = retry_after_ms.is_some();
         self.pass(SequenceEvent::Failed { code, message: message.to_owned(), retryable, retry_after_ms });
+    }
+
+    /// Whether it was in the batch when a worker died, and has not shown yet that this worker survives it.
+    pub fn on_probation(&self) -> bool {
+        self.crashes > 0 && self.sent && self.submission.emitted.len() < self.resumed_at + PROBATION
     }
 
     /// Whether its last event is this one.
