@@ -167,7 +167,8 @@ async fn a_chat_is_answered_whole_and_streamed_alike() {
     assert_eq!(said(&frames, 0), words);
     assert!(frames.iter().all(|frame| !frame.to_string().contains('\u{fffd}')));
     assert_eq!(frames.last().unwrap()["usage"]["completion_tokens"], tokens, "usage comes without asking");
-    let reasons: Vec<&Value> = frames.iter().flat_map(|f| f["choices"].as_array().unwrap()).map(|c| &c["finish_reason"]).collect();
+    let reasons: Vec<&Value> =
+        frames.iter().flat_map(|f| f["choices"].as_array().unwrap()).map(|c| &c["finish_reason"]).collect();
     assert_eq!(reasons.iter().filter(|reason| !reason.is_null()).count(), 1);
 }
 
@@ -194,7 +195,8 @@ async fn every_parameter_reaches_the_sampler() {
     let q = u64::from(b'q').to_string();
     let banned = served.content("qqq", json!({"logit_bias": {q.as_str(): -100}})).await;
     assert!(!banned.contains('q'), "logit_bias: {banned}");
-    for (name, value) in [("presence_penalty", 2.0), ("frequency_penalty", 2.0), ("repetition_penalty", 50.0)] {
+    for (name, value) in [("presence_penalty", 2.0), ("frequency_penalty", 2.0), ("repetition_penalty", 50.0)]
+    {
         let mut more = json!({"max_tokens": 6});
         more[name] = json!(value);
         assert_ne!(served.content("zzzzzz", more).await, "zzzzzz", "{name}");
@@ -204,7 +206,9 @@ async fn every_parameter_reaches_the_sampler() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_end_where_they_should() {
     let served = Served::new(json!({})).await;
-    for (name, more) in [("max_tokens", json!({"max_tokens": 3})), ("newer", json!({"max_completion_tokens": 3}))] {
+    for (name, more) in
+        [("max_tokens", json!({"max_tokens": 3})), ("newer", json!({"max_completion_tokens": 3}))]
+    {
         let answer = served.chat("abcdef", more).await;
         assert_eq!(answer["choices"][0]["message"]["content"], "abc", "{name}");
         assert_eq!(answer["choices"][0]["finish_reason"], "length");
@@ -217,14 +221,16 @@ async fn answers_end_where_they_should() {
     }
     let on = served.chat("ab", json!({"ignore_eos": true, "max_tokens": 9})).await;
     assert_eq!(on["usage"]["completion_tokens"], 9, "ignore_eos goes on");
-    let (status, error) = served.refused("/v1/chat/completions", chat(&"long ".repeat(1000), json!({}))).await;
+    let (status, error) =
+        served.refused("/v1/chat/completions", chat(&"long ".repeat(1000), json!({}))).await;
     assert_eq!((status, error["code"].as_str().unwrap()), (400, "context_length_exceeded"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_answers_and_log_probabilities() {
     let served = Served::new(json!({"sharpness": 2.0})).await;
-    let more = json!({"n": 3, "temperature": 1.5, "seed": 5, "max_tokens": 12, "logprobs": true, "top_logprobs": 2});
+    let more =
+        json!({"n": 3, "temperature": 1.5, "seed": 5, "max_tokens": 12, "logprobs": true, "top_logprobs": 2});
     let whole = served.chat("hello there, hello", more.clone()).await;
     let choices = whole["choices"].as_array().unwrap();
     assert_eq!(choices.len(), 3);
@@ -267,7 +273,8 @@ async fn completions_continue_texts_and_tokens() {
     assert_eq!(logprobs["text_offset"], json!([0, 1, 2, 3, 4, 5]));
     assert_eq!(logprobs["top_logprobs"][0].as_object().unwrap().len(), 1);
     let many = served.ask("/v1/completions", with(json!(["ab", "cd"]), json!({"n": 2}))).await;
-    let texts: Vec<&str> = many["choices"].as_array().unwrap().iter().map(|c| c["text"].as_str().unwrap()).collect();
+    let texts: Vec<&str> =
+        many["choices"].as_array().unwrap().iter().map(|c| c["text"].as_str().unwrap()).collect();
     assert_eq!(texts, ["abab", "abab", "cdcd", "cdcd"]);
     let (frames, _) = served.stream("/v1/completions", with(json!([120, 121]), json!({}))).await;
     assert_eq!(said(&frames, 0), "xyxyxy");
@@ -293,7 +300,8 @@ async fn thoughts_and_calls_are_told_apart() {
 
     let (frames, _) = served.stream("/v1/chat/completions", chat("what is up?", more)).await;
     assert_eq!(said(&frames, 0), "Let me look.");
-    let calls: Vec<&Value> = frames.iter().filter_map(|f| f["choices"][0]["delta"]["tool_calls"].get(0)).collect();
+    let calls: Vec<&Value> =
+        frames.iter().filter_map(|f| f["choices"][0]["delta"]["tool_calls"].get(0)).collect();
     assert!(calls[0]["id"].as_str().is_some_and(|id| !id.is_empty()));
     let arguments: String = calls.iter().filter_map(|call| call["function"]["arguments"].as_str()).collect();
     assert_eq!(arguments, "{\"at\": \"sky\"}");
@@ -321,17 +329,19 @@ async fn pictures_travel_as_data_uris() {
     let served = Served::new(json!({})).await;
     let mut png = std::io::Cursor::new(Vec::new());
     image::RgbImage::new(8, 8).write_to(&mut png, image::ImageFormat::Png).unwrap();
-    let uri = format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(png.into_inner()));
-    let content = |url: &str| {
-        json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "hi"}]}])
-    };
+    let uri = format!(
+        "data:image/png;base64,{}",
+        base64::engine::general_purpose::STANDARD.encode(png.into_inner())
+    );
+    let content = |url: &str| json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "hi"}]}]);
     let answer = served.chat("", json!({"messages": content(&uri)})).await;
     assert!(answer["usage"]["prompt_tokens"].as_u64().unwrap() > 6, "{answer}");
     for (url, expected) in [
         ("data:image/png;base64,AAAA", "an image cannot be used"),
         ("http://example.com/x.png", "images are not fetched from 'example.com'"),
     ] {
-        let (status, error) = served.refused("/v1/chat/completions", chat("", json!({"messages": content(url)}))).await;
+        let (status, error) =
+            served.refused("/v1/chat/completions", chat("", json!({"messages": content(url)}))).await;
         assert_eq!(status, 400);
         assert!(error["message"].as_str().unwrap().contains(expected), "{error}");
     }
@@ -383,7 +393,10 @@ async fn a_client_that_hangs_up_frees_its_place() {
     drop(stream);
     served.node.until("it is cancelled", |models| models.status("m").unwrap().activity.inflight == 0).await;
 
-    let whole = served.client.post(format!("{}/v1/chat/completions", served.base)).json(&chat(&"abc".repeat(300), json!({})));
+    let whole = served
+        .client
+        .post(format!("{}/v1/chat/completions", served.base))
+        .json(&chat(&"abc".repeat(300), json!({})));
     let asking = tokio::spawn(whole.send());
     served.node.until("it runs", |models| models.status("m").unwrap().activity.inflight == 1).await;
     asking.abort();
@@ -439,7 +452,8 @@ async fn the_node_tells_of_itself_and_its_models() {
     assert_eq!(tokens["tokens"], json!([256, 104, 0xc3, 0xa9]));
     let text = served.ask("/detokenize", json!({"model": "m", "tokens": [104, 0xc3, 0xa9]})).await;
     assert_eq!(text["prompt"], "hé");
-    let rendered = served.ask("/tokenize", json!({"model": "m", "messages": [{"role": "user", "content": "x"}]})).await;
+    let rendered =
+        served.ask("/tokenize", json!({"model": "m", "messages": [{"role": "user", "content": "x"}]})).await;
     assert_eq!(rendered["tokens"], json!([256, 259, 120, 257, 260]));
 
     let gone = served.ask("/models/unload", json!({"model": "m"})).await;

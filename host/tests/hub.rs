@@ -104,11 +104,13 @@ async fn resolve(
     if method == Method::HEAD {
         return answer.header(header::CONTENT_LENGTH, bytes.len()).body(Body::empty()).unwrap();
     }
-    let range = headers.get(header::RANGE).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+    let range =
+        headers.get(header::RANGE).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
     if large {
         server.ranges.lock().unwrap().push(range.clone());
     }
-    let start: usize = range.strip_prefix("bytes=").and_then(|r| r.split('-').next()?.parse().ok()).unwrap_or(0);
+    let start: usize =
+        range.strip_prefix("bytes=").and_then(|r| r.split('-').next()?.parse().ok()).unwrap_or(0);
     let start = if server.no_ranges.load(Ordering::Relaxed) { 0 } else { start };
     if start > 0 {
         answer = answer.status(StatusCode::PARTIAL_CONTENT);
@@ -129,7 +131,11 @@ fn silent() -> ResolveProgress {
 }
 
 fn hub(endpoint: &str, cache: &Path) -> Hub {
-    hub_with(HubOptions { endpoint: Some(endpoint.to_owned()), cache: Some(cache.to_owned()), ..Default::default() })
+    hub_with(HubOptions {
+        endpoint: Some(endpoint.to_owned()),
+        cache: Some(cache.to_owned()),
+        ..Default::default()
+    })
 }
 
 fn hub_with(options: HubOptions) -> Hub {
@@ -161,12 +167,14 @@ async fn a_model_is_fetched_once_and_then_needs_no_network() {
     let total = 300_000 + 23 + 2;
     assert_eq!(heard.last(), Some(&(LoadPhase::Download, total, total)));
     assert!(heard.iter().any(|(phase, ..)| *phase == LoadPhase::Verify));
-    let downloads: Vec<u64> = heard.iter().filter(|(phase, ..)| *phase == LoadPhase::Download).map(|h| h.1).collect();
+    let downloads: Vec<u64> =
+        heard.iter().filter(|(phase, ..)| *phase == LoadPhase::Download).map(|h| h.1).collect();
     assert!(downloads.is_sorted(), "{downloads:?}");
 
     let before = server.requests.load(Ordering::Relaxed);
     assert_eq!(hub(&endpoint, cache.path()).find("o/n", &silent()).await.unwrap(), path);
-    let offline = HubOptions { cache: Some(cache.path().to_owned()), offline: Some(true), ..Default::default() };
+    let offline =
+        HubOptions { cache: Some(cache.path().to_owned()), offline: Some(true), ..Default::default() };
     assert_eq!(hub_with(offline).find("o/n@main", &silent()).await.unwrap(), path);
     assert_eq!(server.requests.load(Ordering::Relaxed), before, "nobody was asked");
 }
@@ -183,7 +191,9 @@ async fn a_broken_download_goes_on_where_it_stopped() {
         .lock()
         .unwrap()
         .iter()
-        .map(|range| range.trim_start_matches("bytes=").split('-').next().unwrap_or_default().parse().unwrap_or(0))
+        .map(|range| {
+            range.trim_start_matches("bytes=").split('-').next().unwrap_or_default().parse().unwrap_or(0)
+        })
         .collect();
     assert_eq!(starts.len(), 3, "{starts:?}");
     assert!(starts[0] == 0 && starts.is_sorted() && starts[2] > 0, "{starts:?}");
@@ -193,7 +203,8 @@ async fn a_broken_download_goes_on_where_it_stopped() {
 async fn what_an_earlier_process_left_is_used() {
     let (server, endpoint) = Server::model().start().await;
     let cache = tempfile::tempdir().unwrap();
-    let etag: String = Sha256::digest(&server.files["model.safetensors"]).iter().map(|b| format!("{b:02x}")).collect();
+    let etag: String =
+        Sha256::digest(&server.files["model.safetensors"]).iter().map(|b| format!("{b:02x}")).collect();
     let growing: PathBuf = cache.path().join("models--o--n/blobs").join(format!("{etag}.incomplete"));
     std::fs::create_dir_all(growing.parent().unwrap()).unwrap();
     std::fs::write(&growing, &server.files["model.safetensors"][..200_000]).unwrap();
@@ -205,7 +216,8 @@ async fn what_an_earlier_process_left_is_used() {
 
 #[tokio::test]
 async fn a_server_that_ignores_ranges_is_asked_for_the_whole() {
-    let server = Server { breaks: Mutex::new(vec![100_000]), no_ranges: AtomicBool::new(true), ..Server::model() };
+    let server =
+        Server { breaks: Mutex::new(vec![100_000]), no_ranges: AtomicBool::new(true), ..Server::model() };
     let (server, endpoint) = server.start().await;
     let cache = tempfile::tempdir().unwrap();
     let path = hub(&endpoint, cache.path()).find("o/n", &silent()).await.unwrap();
@@ -258,7 +270,8 @@ async fn refusals_say_what_to_do() {
     let error = hub(&endpoint, cache.path()).find("o/other", &silent()).await.unwrap_err();
     assert!(matches!(error, HubError::NotFound(_)), "{error}");
     let empty = tempfile::tempdir().unwrap();
-    let offline = HubOptions { cache: Some(empty.path().to_owned()), offline: Some(true), ..Default::default() };
+    let offline =
+        HubOptions { cache: Some(empty.path().to_owned()), offline: Some(true), ..Default::default() };
     assert!(matches!(hub_with(offline).find("o/n", &silent()).await, Err(HubError::Offline { .. })));
     let nobody = hub("http://127.0.0.1:9", empty.path()).find("o/n", &silent()).await.unwrap_err();
     assert!(matches!(nobody, HubError::Network { .. }) && nobody.retryable(), "{nobody}");

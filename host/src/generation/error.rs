@@ -39,7 +39,9 @@ pub fn of_lifecycle(error: &LifecycleError) -> ApiError {
             let kind = match failure.code.as_str() {
                 code::NOT_RESOLVED => ErrorKind::NotFound,
                 code::OUT_OF_MEMORY => ErrorKind::OutOfMemory,
-                code::NO_PLUGIN | code::NO_DEVICE | code::UNSUPPORTED | code::INVALID => ErrorKind::Unsupported,
+                code::NO_PLUGIN | code::NO_DEVICE | code::UNSUPPORTED | code::INVALID => {
+                    ErrorKind::Unsupported
+                }
                 _ => ErrorKind::Unavailable,
             };
             let mut api = ApiError::new(kind, error.to_string()).with_code(failure.code.clone());

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use wire_api::ApiError;
 use wire_api::openai::chat::{Capabilities, ChatRequest};
 use wire_api::openai::completions::{CompletionRequest, Prompt as CompletionPrompt};
 use wire_api::openai::tools::{Tool, ToolChoice};
-use wire_api::ApiError;
 
 use super::{Pictures, blocking, of_prompt};
 use crate::output::{OutputFormat, OutputRequest, ToolSchema};
@@ -30,7 +30,8 @@ pub(super) async fn chat(
     text: &Arc<ModelText>,
     pictures: &Pictures,
 ) -> Result<Prepared, ApiError> {
-    let format = text.template().map_or(OutputFormat::PLAIN, |template| OutputFormat::of_template(template.source()));
+    let format =
+        text.template().map_or(OutputFormat::PLAIN, |template| OutputFormat::of_template(template.source()));
     let tools = offered_tools(request, format)?;
     request.check_capabilities(Capabilities {
         images: text.image_token().is_some(),
@@ -67,7 +68,8 @@ pub(super) async fn chat(
         forced_prefix: forced,
         stop: request.parameters.stop.clone(),
         from_start: !request.template.continue_final_message,
-        one_call: request.parallel_tool_calls == Some(false) || matches!(request.tool_choice, Some(ToolChoice::Function(_))),
+        one_call: request.parallel_tool_calls == Some(false)
+            || matches!(request.tool_choice, Some(ToolChoice::Function(_))),
     };
     Ok(Prepared { prompt, images, output })
 }
@@ -82,7 +84,8 @@ pub(super) async fn completions(
         CompletionPrompt::Text(words) => owner.completion(&words),
         CompletionPrompt::Tokens(ids) => owner.tokens(ids),
     };
-    let prompts = blocking(move || prompts.into_iter().map(one).collect::<Result<Vec<Prompt>, PromptError>>());
+    let prompts =
+        blocking(move || prompts.into_iter().map(one).collect::<Result<Vec<Prompt>, PromptError>>());
     let prompts = prompts.await?.map_err(|error| of_prompt(&error))?;
     let output = OutputRequest { stop: request.parameters.stop.clone(), ..OutputRequest::default() };
     let prepared = |prompt| Prepared { prompt, images: Vec::new(), output: output.clone() };

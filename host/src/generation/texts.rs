@@ -34,7 +34,9 @@ impl Texts {
         let path = info.path.clone();
         let read = || async {
             let opened = tokio::task::spawn_blocking(move || ModelText::open(&path)).await;
-            opened.unwrap_or_else(|_| Err(PromptError::Unsupported("reading the tokenizer panicked".into()))).map(Arc::new)
+            opened
+                .unwrap_or_else(|_| Err(PromptError::Unsupported("reading the tokenizer panicked".into())))
+                .map(Arc::new)
         };
         slot.text.get_or_try_init(read).await.cloned()
     }

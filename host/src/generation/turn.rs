@@ -179,14 +179,18 @@ impl Turn {
     pub fn timings(&self) -> Option<Timings> {
         let measured = self.timings?;
         let usage = self.usage();
-        let per_second = |tokens: u64, ms: f32| if ms > 0.0 { tokens as f64 * 1000.0 / f64::from(ms) } else { 0.0 };
+        let per_second =
+            |tokens: u64, ms: f32| if ms > 0.0 { tokens as f64 * 1000.0 / f64::from(ms) } else { 0.0 };
         let computed = usage.prompt_tokens.saturating_sub(usage.cached_tokens());
         Some(Timings {
             queue_ms: measured.queue_ms.into(),
             prefill_ms: measured.prefill_ms.into(),
             decode_ms: measured.decode_ms.into(),
             prefill_tokens_per_second: per_second(computed, measured.prefill_ms),
-            decode_tokens_per_second: per_second(usage.completion_tokens.saturating_sub(1), measured.decode_ms),
+            decode_tokens_per_second: per_second(
+                usage.completion_tokens.saturating_sub(1),
+                measured.decode_ms,
+            ),
         })
     }
 
@@ -233,7 +237,10 @@ impl Turn {
     fn end(&mut self, index: u32, reason: FinishReason) {
         self.streams.remove(&index);
         if reason == FinishReason::Abnormal {
-            let gone = ApiError::new(ErrorKind::Unavailable, "the answer was cut off because the model was unloaded");
+            let gone = ApiError::new(
+                ErrorKind::Unavailable,
+                "the answer was cut off because the model was unloaded",
+            );
             return self.fail(gone.with_retry_after(1));
         }
         let choice = &mut self.choices[index as usize];

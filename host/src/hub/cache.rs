@@ -32,7 +32,9 @@ fn home() -> PathBuf {
 pub(super) fn token() -> Option<String> {
     let said = std::env::var("HF_TOKEN").ok();
     let path = std::env::var_os("HF_TOKEN_PATH").map_or_else(|| home().join("token"), PathBuf::from);
-    said.or_else(|| fs::read_to_string(path).ok()).map(|token| token.trim().to_owned()).filter(|token| !token.is_empty())
+    said.or_else(|| fs::read_to_string(path).ok())
+        .map(|token| token.trim().to_owned())
+        .filter(|token| !token.is_empty())
 }
 
 /// One model's part of the cache.
@@ -144,12 +146,15 @@ fn is_complete(snapshot: &Path) -> bool {
     };
     let Ok(index) = serde_json::from_str::<Value>(&index) else { return false };
     let shards = index["weight_map"].as_object();
-    shards.is_some_and(|map| map.values().filter_map(Value::as_str).all(|shard| snapshot.join(shard).exists()))
+    shards
+        .is_some_and(|map| map.values().filter_map(Value::as_str).all(|shard| snapshot.join(shard).exists()))
 }
 
 fn files_with(folder: &Path, extension: &str) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let names = entries.filter(|entry| entry.path().exists()).filter_map(|entry| entry.file_name().into_string().ok());
+    let names = entries
+        .filter(|entry| entry.path().exists())
+        .filter_map(|entry| entry.file_name().into_string().ok());
     let suffix = format!(".{extension}");
     let mut names: Vec<String> = names.filter(|name| name.ends_with(&suffix)).collect();
     names.sort();

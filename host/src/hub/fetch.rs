@@ -40,7 +40,12 @@ pub(super) struct Fetcher<'a> {
 }
 
 impl<'a> Fetcher<'a> {
-    pub fn new(hub: &'a Hub, id: &'a HubId, repository: &'a Repository, progress: &'a ResolveProgress) -> Self {
+    pub fn new(
+        hub: &'a Hub,
+        id: &'a HubId,
+        repository: &'a Repository,
+        progress: &'a ResolveProgress,
+    ) -> Self {
         let remote = hub.client.model(&id.owner, &id.name);
         Self { hub, id, repository, remote, progress, done: 0, total: 0 }
     }
@@ -54,10 +59,12 @@ impl<'a> Fetcher<'a> {
             let promise = self.promise(&file.path).await?;
             // All files are of one commit, even if the branch moves meanwhile.
             let pinned: &String = commit.get_or_insert_with(|| promise.commit.clone());
-            let promise = if *pinned == promise.commit { promise } else { self.promise_at(&file.path, pinned).await? };
+            let promise =
+                if *pinned == promise.commit { promise } else { self.promise_at(&file.path, pinned).await? };
             self.file(&file.path, &promise).await?;
         }
-        let commit = commit.ok_or_else(|| HubError::Unusable(format!("{} is empty", self.id.repository())))?;
+        let commit =
+            commit.ok_or_else(|| HubError::Unusable(format!("{} is empty", self.id.repository())))?;
         self.repository.remember(&commit)?;
         let snapshot = self.repository.snapshot(&commit);
         Ok(self.id.file.as_ref().map_or_else(|| snapshot.clone(), |file| snapshot.join(file)))
@@ -66,7 +73,13 @@ impl<'a> Fetcher<'a> {
     async fn list(&self) -> Result<Vec<Listed>, HubError> {
         let what = format!("listing {}", self.id.repository());
         let failed = |error: hf_hub::HFError| HubError::of_hub(&what, &error);
-        let entries = self.remote.list_tree().revision(self.id.revision.clone()).recursive(true).send().map_err(failed)?;
+        let entries = self
+            .remote
+            .list_tree()
+            .revision(self.id.revision.clone())
+            .recursive(true)
+            .send()
+            .map_err(failed)?;
         let mut entries = std::pin::pin!(entries);
         let mut listed = Vec::new();
         while let Some(entry) = entries.next().await {
@@ -88,8 +101,11 @@ impl<'a> Fetcher<'a> {
         let network = |reason: String| HubError::Network { what: what.clone(), reason };
         let mut url = reqwest::Url::parse(&self.hub.endpoint).map_err(|error| network(error.to_string()))?;
         {
-            let mut path = url.path_segments_mut().map_err(|()| network("the endpoint is no address".into()))?;
-            path.pop_if_empty().extend([&self.id.owner, &self.id.name, "resolve", revision]).extend(file.split('/'));
+            let mut path =
+                url.path_segments_mut().map_err(|()| network("the endpoint is no address".into()))?;
+            path.pop_if_empty()
+                .extend([&self.id.owner, &self.id.name, "resolve", revision])
+                .extend(file.split('/'));
         }
         for _ in 0..4 {
             let mut request = self.hub.plain.head(url.clone()).timeout(Duration::from_secs(30));
@@ -99,15 +115,20 @@ impl<'a> Fetcher<'a> {
             let response = request.send().await.map_err(|error| network(chain(&error)))?;
             let status = response.status();
             let target = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
-            if let Some(target) = target.filter(|to| status.is_redirection() && to.starts_with('/') && !to.starts_with("//")) {
+            if let Some(target) =
+                target.filter(|to| status.is_redirection() && to.starts_with('/') && !to.starts_with("//"))
+            {
                 url = url.join(target).map_err(|error| network(error.to_string()))?;
                 continue;
             }
             if status.is_success() || status.is_redirection() {
-                return read_promise(response.headers()).ok_or_else(|| network("the answer lacks etag, size or commit".into()));
+                return read_promise(response.headers())
+                    .ok_or_else(|| network("the answer lacks etag, size or commit".into()));
             }
             return Err(match status.as_u16() {
-                401 | 403 => HubError::NotFound(format!("{what}: the hub refuses access; accept the model's terms there and set HF_TOKEN")),
+                401 | 403 => HubError::NotFound(format!(
+                    "{what}: the hub refuses access; accept the model's terms there and set HF_TOKEN"
+                )),
                 404 => HubError::NotFound(format!("{what}: there is no such file")),
                 _ => network(format!("the hub answered {status}")),
             });
@@ -120,7 +141,10 @@ impl<'a> Fetcher<'a> {
         let lock = {
             let (repository, etag) = (self.repository.clone(), promise.etag.clone());
             let locked = tokio::task::spawn_blocking(move || repository.lock(&etag)).await;
-            locked.map_err(|error| HubError::Network { what: format!("waiting for {file}"), reason: error.to_string() })??
+            locked.map_err(|error| HubError::Network {
+                what: format!("waiting for {file}"),
+                reason: error.to_string(),
+            })??
         };
         let blob = self.repository.blob(&promise.etag);
         if !fs::metadata(&blob).is_ok_and(|data| data.len() == promise.bytes) {
@@ -176,7 +200,10 @@ impl<'a> Fetcher<'a> {
             if part.bytes + chunk.len() as u64 > promise.bytes {
                 // The server sent the whole instead of the rest.
                 part.empty()?;
-                return Err(HubError::Network { what, reason: "more came than was asked for; beginning anew".into() });
+                return Err(HubError::Network {
+                    what,
+                    reason: "more came than was asked for; beginning anew".into(),
+                });
             }
             part.append(&chunk)?;
             (self.progress)(LoadPhase::Download, self.done + part.bytes, self.total, Some(file.to_owned()));
@@ -201,7 +228,13 @@ impl Part {
     /// What an earlier download left, or nothing. What is longer than it should be is worth nothing.
     fn open(path: &Path, promised: u64) -> Result<Self, HubError> {
         let mut options = fs::OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(HubError::disk(path))?;
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(HubError::disk(path))?;
         let mut part = Self { path: path.to_owned(), file, bytes: 0, digest: Sha256::new() };
         let mut buffer = vec![0u8; 1 << 20];
         loop {
@@ -255,5 +288,9 @@ fn read_promise(headers: &HeaderMap) -> Option<Promise> {
     let plain = !etag.is_empty() && etag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let commit = text("x-repo-commit")?;
     let bytes = text("x-linked-size").or_else(|| text("content-length"))?.parse().ok()?;
-    (plain && super::cache::is_commit(commit)).then(|| Promise { etag: etag.to_owned(), commit: commit.to_owned(), bytes })
+    (plain && super::cache::is_commit(commit)).then(|| Promise {
+        etag: etag.to_owned(),
+        commit: commit.to_owned(),
+        bytes,
+    })
 }

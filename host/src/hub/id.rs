@@ -49,7 +49,9 @@ fn home(text: &str) -> PathBuf {
 impl HubId {
     fn parse(text: &str) -> Result<Self, HubError> {
         let wrong = |why: &str| {
-            HubError::BadId(format!("'{text}' is neither a path on this machine nor org/name[@revision][:file.gguf]: {why}"))
+            HubError::BadId(format!(
+                "'{text}' is neither a path on this machine nor org/name[@revision][:file.gguf]: {why}"
+            ))
         };
         let (rest, file) = match text.split_once(':') {
             Some((rest, file)) => (rest, Some(file)),
@@ -66,7 +68,9 @@ impl HubId {
             return Err(wrong("names are letters, digits, '-', '_' and '.'"));
         }
         let inside = |part: &str| {
-            !part.is_empty() && part.split('/').all(|step| !step.is_empty() && step != "." && step != "..") && !part.contains('\\')
+            !part.is_empty()
+                && part.split('/').all(|step| !step.is_empty() && step != "." && step != "..")
+                && !part.contains('\\')
         };
         if !inside(revision) || file.is_some_and(|file| !inside(file)) {
             return Err(wrong("revision and file must stay inside the model"));
@@ -108,7 +112,19 @@ mod tests {
         assert_eq!(id("a/b@v1.0"), parsed("a/b", "v1.0", None));
         assert_eq!(id("a/b:c.gguf"), parsed("a/b", "main", Some("c.gguf")));
         assert_eq!(id("a/b@refs/pr/1:sub/c.gguf"), parsed("a/b", "refs/pr/1", Some("sub/c.gguf")));
-        for wrong in ["smol", "a/b/c", "a/b:c.bin", "a/b:../c.gguf", "a/b@../x", "../a", "a b/c", "a/.b", "", "a/", "a/b:/x.gguf"] {
+        for wrong in [
+            "smol",
+            "a/b/c",
+            "a/b:c.bin",
+            "a/b:../c.gguf",
+            "a/b@../x",
+            "../a",
+            "a b/c",
+            "a/.b",
+            "",
+            "a/",
+            "a/b:/x.gguf",
+        ] {
             assert_eq!(id(wrong), None, "{wrong}");
         }
     }

@@ -3,7 +3,7 @@
 //! What is complete in the cache is used without asking anybody, so that a node starts with the network down.
 //! Listing, authentication and transfer are the hf-hub crate's. The cache is written here, because that crate
 //! neither resumes a broken download nor checks what it received: a download goes on where it stopped, and
-//! nothing is called by its name before its size and SHA-256 are what the hub says (docs/adr/0005-hub-downloads.md).
+//! nothing is called by its name before its size and SHA-256 are what the hub says (docs/adr/0008-hub-downloads.md).
 
 mod cache;
 mod fetch;
@@ -153,11 +153,13 @@ impl Hub {
     pub fn new(options: HubOptions) -> Result<Self, HubError> {
         let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let endpoint = options.endpoint.or_else(|| environment("HF_ENDPOINT"));
-        let endpoint = endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()).trim_end_matches('/').to_owned();
+        let endpoint =
+            endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()).trim_end_matches('/').to_owned();
         let cache = options.cache.unwrap_or_else(cache::default_folder);
         let token = options.token.or_else(cache::token);
         let offline = options.offline.unwrap_or_else(|| {
-            environment("HF_HUB_OFFLINE").is_some_and(|value| !["0", "false", "no", "off"].contains(&value.to_lowercase().as_str()))
+            environment("HF_HUB_OFFLINE")
+                .is_some_and(|value| !["0", "false", "no", "off"].contains(&value.to_lowercase().as_str()))
         });
         let broken = |reason: String| HubError::Network { what: format!("the hub {endpoint}"), reason };
         let mut builder = HFClient::builder().endpoint(&endpoint).cache_dir(&cache).user_agent(user_agent());
@@ -178,9 +180,8 @@ impl Hub {
     pub async fn find(&self, model: &str, progress: &ResolveProgress) -> Result<PathBuf, HubError> {
         let id = match ModelSource::parse(model)? {
             ModelSource::Local(path) => {
-                return std::fs::canonicalize(&path).map_err(|error| {
-                    HubError::NotFound(format!("{}: {error}", path.display()))
-                });
+                return std::fs::canonicalize(&path)
+                    .map_err(|error| HubError::NotFound(format!("{}: {error}", path.display())));
             }
             ModelSource::Hub(id) => id,
         };
@@ -209,7 +210,11 @@ fn user_agent() -> String {
 }
 
 impl Resolver for Hub {
-    fn resolve(&self, model: String, progress: ResolveProgress) -> BoxFuture<'static, Result<PathBuf, Failure>> {
+    fn resolve(
+        &self,
+        model: String,
+        progress: ResolveProgress,
+    ) -> BoxFuture<'static, Result<PathBuf, Failure>> {
         let hub = self.clone();
         Box::pin(async move { hub.find(&model, &progress).await.map_err(|error| failure(&error)) })
     }

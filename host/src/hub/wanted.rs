@@ -30,11 +30,14 @@ const DESCRIPTIONS: [&str; 12] = [
 pub(super) fn choose(id: &HubId, listed: &[Listed]) -> Result<Vec<Listed>, HubError> {
     let find = |path: &str| listed.iter().find(|file| file.path == path).cloned();
     if let Some(file) = &id.file {
-        let (folder, name) = file.rsplit_once('/').map_or(("", file.as_str()), |(folder, name)| (folder, name));
+        let (folder, name) =
+            file.rsplit_once('/').map_or(("", file.as_str()), |(folder, name)| (folder, name));
         let place = |name: &String| if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
         let parts: Vec<String> = parts(name).iter().map(place).collect();
         let wanted: Option<Vec<Listed>> = parts.iter().map(|part| find(part)).collect();
-        return wanted.ok_or_else(|| HubError::NotFound(format!("{} has no file {file}; {}", id.repository(), offer(listed))));
+        return wanted.ok_or_else(|| {
+            HubError::NotFound(format!("{} has no file {file}; {}", id.repository(), offer(listed)))
+        });
     }
     let weights = safetensors(listed);
     if weights.is_empty() {
@@ -61,7 +64,9 @@ fn safetensors(listed: &[Listed]) -> Vec<Listed> {
     // A repository may hold one whole file and its shards.
     let whole = found.iter().position(|file| file.path == "model.safetensors");
     match whole {
-        Some(at) if found.len() > 1 && !listed.iter().any(|file| file.path == "model.safetensors.index.json") => {
+        Some(at)
+            if found.len() > 1 && !listed.iter().any(|file| file.path == "model.safetensors.index.json") =>
+        {
             vec![found.swap_remove(at)]
         }
         _ => found,
@@ -82,7 +87,8 @@ fn one_gguf(id: &HubId, listed: &[Listed]) -> Result<Vec<Listed>, HubError> {
 }
 
 fn offer(listed: &[Listed]) -> String {
-    let ggufs: Vec<&str> = listed.iter().map(|file| file.path.as_str()).filter(|path| path.ends_with(".gguf")).collect();
+    let ggufs: Vec<&str> =
+        listed.iter().map(|file| file.path.as_str()).filter(|path| path.ends_with(".gguf")).collect();
     if ggufs.is_empty() {
         return "there is neither .safetensors nor .gguf in it".to_owned();
     }
@@ -107,21 +113,42 @@ mod tests {
     use super::*;
 
     fn chosen(file: Option<&str>, names: &[&str]) -> Result<Vec<String>, String> {
-        let id = HubId { owner: "o".into(), name: "n".into(), revision: "main".into(), file: file.map(str::to_owned) };
-        let listed: Vec<Listed> = names.iter().map(|name| Listed { path: (*name).to_owned(), bytes: 1 }).collect();
-        choose(&id, &listed).map(|files| files.into_iter().map(|file| file.path).collect()).map_err(|e| e.to_string())
+        let id = HubId {
+            owner: "o".into(),
+            name: "n".into(),
+            revision: "main".into(),
+            file: file.map(str::to_owned),
+        };
+        let listed: Vec<Listed> =
+            names.iter().map(|name| Listed { path: (*name).to_owned(), bytes: 1 }).collect();
+        choose(&id, &listed)
+            .map(|files| files.into_iter().map(|file| file.path).collect())
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn what_a_model_needs() {
         let sharded = [
-            "README.md", "config.json", "model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors",
-            "model.safetensors.index.json", "tokenizer.json", "onnx/model.onnx", "pytorch_model.bin", "consolidated.safetensors",
+            "README.md",
+            "config.json",
+            "model-00002-of-00002.safetensors",
+            "model-00001-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.json",
+            "onnx/model.onnx",
+            "pytorch_model.bin",
+            "consolidated.safetensors",
         ];
-        assert_eq!(chosen(None, &sharded).unwrap(), [
-            "tokenizer.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors",
-            "model-00002-of-00002.safetensors", "config.json",
-        ]);
+        assert_eq!(
+            chosen(None, &sharded).unwrap(),
+            [
+                "tokenizer.json",
+                "model.safetensors.index.json",
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+                "config.json",
+            ]
+        );
         assert_eq!(chosen(None, &["a.gguf", "README.md"]).unwrap(), ["a.gguf"]);
         assert_eq!(chosen(Some("b.gguf"), &["a.gguf", "b.gguf"]).unwrap(), ["b.gguf"]);
         let split = ["q/a-00001-of-00002.gguf", "q/a-00002-of-00002.gguf", "b.gguf"];

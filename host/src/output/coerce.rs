@@ -62,7 +62,11 @@ impl Kinds {
 
     fn number(&self, text: &str) -> Option<Value> {
         let integral = || {
-            let exact = text.parse::<i64>().ok().map(Number::from).or_else(|| text.parse::<u64>().ok().map(Number::from));
+            let exact = text
+                .parse::<i64>()
+                .ok()
+                .map(Number::from)
+                .or_else(|| text.parse::<u64>().ok().map(Number::from));
             let rounded = || {
                 let value = text.parse::<f64>().ok()?;
                 (value.fract() == 0.0 && value.abs() < 9e15).then(|| Number::from(value as i64))
@@ -96,7 +100,9 @@ fn collect(schema: &Value, names: &mut Vec<String>, depth: u32) {
     }
     match schema.get("type") {
         Some(Value::String(name)) => names.push(name.clone()),
-        Some(Value::Array(several)) => names.extend(several.iter().filter_map(Value::as_str).map(str::to_owned)),
+        Some(Value::Array(several)) => {
+            names.extend(several.iter().filter_map(Value::as_str).map(str::to_owned))
+        }
         _ => {}
     }
     for word in ["anyOf", "oneOf", "allOf"] {

@@ -24,7 +24,12 @@ impl Detokenizer {
     /// prompt, in which case a space that encoding would have put in front is taken away. With
     /// `skip_special`, control tokens leave no trace.
     pub fn new(tokenizer: &TextTokenizer, from_start: bool, skip_special: bool) -> Self {
-        Self { pending: Vec::new(), strip_space: from_start && tokenizer.has_leading_space(), skip_special, kept: Vec::new() }
+        Self {
+            pending: Vec::new(),
+            strip_space: from_start && tokenizer.has_leading_space(),
+            skip_special,
+            kept: Vec::new(),
+        }
     }
 
     /// Shows the control tokens `ids` all the same.

@@ -74,7 +74,8 @@ pub(super) fn longest_open_end<'a>(text: &str, patterns: impl Iterator<Item = &'
         (1..=longest)
             .rev()
             .find(|length| {
-                text.is_char_boundary(text.len() - length) && pattern.as_bytes().starts_with(&text.as_bytes()[text.len() - length..])
+                text.is_char_boundary(text.len() - length)
+                    && pattern.as_bytes().starts_with(&text.as_bytes()[text.len() - length..])
             })
             .unwrap_or(0)
     };
@@ -104,7 +105,8 @@ mod tests {
 
     #[test]
     fn across_pieces() {
-        let cases: &[(&[&str], &[&str], &str, Option<usize>)] = &[
+        type Case = (&'static [&'static str], &'static [&'static str], &'static str, Option<usize>);
+        let cases: &[Case] = &[
             (&["END"], &["a E", "N", "D b"], "a ", Some(0)),
             (&["END"], &["a E", "N", "d"], "a ENd", None),
             (&["END"], &["a EN"], "a EN", None),

@@ -239,7 +239,9 @@ impl Answer {
         match delta {
             Delta::Reasoning(text) => self.reasoning.push_str(&text),
             Delta::Content(text) => self.content.push_str(&text),
-            Delta::ToolCall { name, .. } => self.tool_calls.push(ToolCallText { name, arguments: String::new() }),
+            Delta::ToolCall { name, .. } => {
+                self.tool_calls.push(ToolCallText { name, arguments: String::new() })
+            }
             Delta::ToolArguments { index, text } => {
                 if let Some(call) = self.tool_calls.get_mut(index) {
                     call.arguments.push_str(&text);
@@ -313,7 +315,8 @@ mod tests {
 
     #[test]
     fn without_tools_markup_is_text() {
-        let (answer, _) = run(OutputRequest { tools: Vec::new(), prompt: String::new(), ..request() }, "a <tool_call> b");
+        let (answer, _) =
+            run(OutputRequest { tools: Vec::new(), prompt: String::new(), ..request() }, "a <tool_call> b");
         assert_eq!(answer.content, "a <tool_call> b");
     }
 

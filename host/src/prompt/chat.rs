@@ -65,7 +65,11 @@ fn insert_name(object: &mut Map<String, Value>, name: &Option<String>) {
     }
 }
 
-fn convert_content(content: &Content, message: usize, images: &mut Vec<ImageUrl>) -> Result<Value, PromptError> {
+fn convert_content(
+    content: &Content,
+    message: usize,
+    images: &mut Vec<ImageUrl>,
+) -> Result<Value, PromptError> {
     let parts = match content {
         Content::Text(text) => return Ok(Value::String(text.clone())),
         Content::Parts(parts) => parts,
@@ -104,7 +108,10 @@ mod tests {
                 name: None,
             },
             Message::User {
-                content: Content::Parts(vec![ContentPart::Image(image.clone()), ContentPart::Text("c".into())]),
+                content: Content::Parts(vec![
+                    ContentPart::Image(image.clone()),
+                    ContentPart::Text("c".into()),
+                ]),
                 name: Some("n".into()),
             },
             Message::Assistant(Default::default()),

@@ -31,14 +31,19 @@ impl GenerationDefaults {
 
     /// What `generation_config.json` says; neutral where it says something but not about a parameter.
     pub fn from_config(config: Option<&Value>) -> Self {
-        let number = |name: &str| config.and_then(|c| c.get(name)).and_then(Value::as_f64).filter(|v| v.is_finite());
+        let number =
+            |name: &str| config.and_then(|c| c.get(name)).and_then(Value::as_f64).filter(|v| v.is_finite());
         let names = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty"];
         let sampled = config.and_then(|c| c.get("do_sample")).and_then(Value::as_bool);
         if sampled.is_none() && names.iter().all(|name| number(name).is_none()) {
             return Self::MODERATE;
         }
         Self {
-            temperature: if sampled == Some(false) { 0.0 } else { number("temperature").unwrap_or(1.0) as f32 },
+            temperature: if sampled == Some(false) {
+                0.0
+            } else {
+                number("temperature").unwrap_or(1.0) as f32
+            },
             top_p: number("top_p").filter(|p| *p > 0.0 && *p <= 1.0).unwrap_or(1.0) as f32,
             top_k: number("top_k").filter(|k| *k >= 0.0).unwrap_or(0.0) as u32,
             min_p: number("min_p").unwrap_or(0.0) as f32,
@@ -71,14 +76,22 @@ mod tests {
     fn request_wins_over_model_over_moderate() {
         let llama = json!({"do_sample": true, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [1, 2]});
         let defaults = GenerationDefaults::from_config(Some(&llama));
-        let expected =
-            GenerationDefaults { temperature: 0.6, top_p: 0.9, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 };
+        let expected = GenerationDefaults {
+            temperature: 0.6,
+            top_p: 0.9,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+        };
         assert_eq!(defaults, expected);
         let request = GenerationParameters { temperature: Some(0.0), top_k: Some(5), ..Default::default() };
         let sampling = defaults.resolve(&request, 9);
         assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed), (0.0, 0.9, 5, 9));
 
-        assert_eq!(GenerationDefaults::from_config(Some(&json!({"eos_token_id": 2}))), GenerationDefaults::MODERATE);
+        assert_eq!(
+            GenerationDefaults::from_config(Some(&json!({"eos_token_id": 2}))),
+            GenerationDefaults::MODERATE
+        );
         assert_eq!(GenerationDefaults::from_config(None), GenerationDefaults::MODERATE);
         assert_eq!(GenerationDefaults::from_config(Some(&json!({"do_sample": false}))).temperature, 0.0);
     }

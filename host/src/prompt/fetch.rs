@@ -75,17 +75,16 @@ impl ImageSource {
             }
             return uri.decode().map_err(refused);
         }
-        tokio::time::timeout(self.rules.timeout, self.fetch(&image.url))
-            .await
-            .map_err(|_| refused(format!("{} took longer than {:?}", shown(&image.url), self.rules.timeout)))?
+        tokio::time::timeout(self.rules.timeout, self.fetch(&image.url)).await.map_err(|_| {
+            refused(format!("{} took longer than {:?}", shown(&image.url), self.rules.timeout))
+        })?
     }
 
     async fn fetch(&self, address: &str) -> Result<Vec<u8>, PromptError> {
         let mut url = Url::parse(address).map_err(|error| refused(format!("{}: {error}", shown(address))))?;
         for _ in 0..=MAX_REDIRECTS {
             self.check(&url)?;
-            let response =
-                self.client.get(url.clone()).send().await.map_err(|error| failed(&url, &error))?;
+            let response = self.client.get(url.clone()).send().await.map_err(|error| failed(&url, &error))?;
             if response.status().is_redirection() {
                 let target = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
                 let target = target.ok_or_else(|| refused(format!("{url} redirects to nowhere")))?;
@@ -230,7 +229,7 @@ mod tests {
             .route("/away", get(|| async { Redirect::temporary("http://elsewhere.invalid/x") }))
             .route("/file", get(|| async { Redirect::temporary("file:///etc/passwd") }))
             .route("/round", get(|| async { Redirect::temporary("/round") }))
-            .route("/slow", get(|| std::future::pending::<&'static str>()));
+            .route("/slow", get(std::future::pending::<&'static str>));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -255,10 +254,17 @@ mod tests {
     async fn fetches_from_allowed_hosts_only() {
         let at = serve().await;
         assert_eq!(get_with(rules(), format!("http://{at}/there")).await.unwrap(), [7u8; 100]);
-        assert_eq!(get_with(rules(), format!("http://localhost:{}/picture", at.port())).await.unwrap(), [7u8; 100]);
+        assert_eq!(
+            get_with(rules(), format!("http://localhost:{}/picture", at.port())).await.unwrap(),
+            [7u8; 100]
+        );
         let cases = [
             (FetchRules::default(), format!("http://{at}/picture"), "not fetched from '127.0.0.1'"),
-            (FetchRules { allow_private_addresses: false, ..rules() }, format!("http://{at}/picture"), "not a public address"),
+            (
+                FetchRules { allow_private_addresses: false, ..rules() },
+                format!("http://{at}/picture"),
+                "not a public address",
+            ),
             (
                 FetchRules { allow_private_addresses: false, ..rules() },
                 format!("http://localhost:{}/picture", at.port()),
@@ -280,7 +286,10 @@ mod tests {
 
     #[tokio::test]
     async fn data_uris_need_no_permission() {
-        assert_eq!(get_with(FetchRules::default(), "data:image/png;base64,AAEC".into()).await.unwrap(), [0, 1, 2]);
+        assert_eq!(
+            get_with(FetchRules::default(), "data:image/png;base64,AAEC".into()).await.unwrap(),
+            [0, 1, 2]
+        );
         let small = FetchRules { max_bytes: 10, ..Default::default() };
         assert!(get_with(small, format!("data:image/png;base64,{}", "A".repeat(100))).await.is_err());
         assert!(get_with(FetchRules::default(), "data:image/png,raw".into()).await.is_err());
@@ -292,9 +301,26 @@ mod tests {
             assert!(is_public(text.parse().unwrap()), "{text}");
         }
         let private = [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
-            "255.255.255.255", "224.0.0.1", "198.18.0.1", "::1", "::", "fe80::1", "fd00::1", "ff02::1",
-            "::ffff:127.0.0.1", "2002:7f00:1::", "2001:db8::1", "64:ff9b::7f00:1", "2001::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "224.0.0.1",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "64:ff9b::7f00:1",
+            "2001::1",
         ];
         for text in private {
             assert!(!is_public(text.parse().unwrap()), "{text}");

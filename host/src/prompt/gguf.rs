@@ -183,7 +183,8 @@ impl<R: Read> Reader<R> {
         self.claim(length)?;
         let mut bytes = vec![0u8; length as usize];
         self.source.read_exact(&mut bytes)?;
-        Ok(String::from_utf8(bytes).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))
+        Ok(String::from_utf8(bytes)
+            .unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))
     }
 
     fn value(&mut self, kind: u32, depth: u32) -> Result<GgufValue, GgufError> {

@@ -63,7 +63,13 @@ const RULES: &[Rules] = &[
         ignore_merges: false,
         add_bos: false,
     },
-    Rules { names: &["qwen35", "qwen3.5"], cut: Cut::Regex(QWEN35), nfc: true, ignore_merges: false, add_bos: false },
+    Rules {
+        names: &["qwen35", "qwen3.5"],
+        cut: Cut::Regex(QWEN35),
+        nfc: true,
+        ignore_merges: false,
+        add_bos: false,
+    },
     Rules { names: &["tekken"], cut: Cut::Regex(TEKKEN), nfc: false, ignore_merges: true, add_bos: true },
     Rules {
         names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"],
@@ -99,7 +105,8 @@ pub(super) fn tokenizer(metadata: &GgufMetadata) -> Result<TextTokenizer, Prompt
             )));
         }
     };
-    let broken = |error: tokenizers::Error| PromptError::Unsupported(format!("the GGUF file's tokenizer: {error}"));
+    let broken =
+        |error: tokenizers::Error| PromptError::Unsupported(format!("the GGUF file's tokenizer: {error}"));
     inner.add_special_tokens(vocabulary.added(TYPE_CONTROL, true)).map_err(broken)?;
     inner.add_tokens(vocabulary.added(TYPE_USER_DEFINED, false)).map_err(broken)?;
     add_outer_tokens(metadata, &vocabulary, add_bos, &mut inner)?;
@@ -119,7 +126,8 @@ impl Vocabulary {
         let types = metadata.array("tokenizer.ggml.token_type").unwrap_or_default();
         let types = types.iter().map(integer).collect::<Vec<_>>();
         let scores = metadata.array("tokenizer.ggml.scores").unwrap_or_default();
-        let scores = scores.iter().map(|v| if let GgufValue::Float(f) = v { *f as f32 } else { 0.0 }).collect();
+        let scores =
+            scores.iter().map(|v| if let GgufValue::Float(f) = v { *f as f32 } else { 0.0 }).collect();
         if !types.is_empty() && types.len() != tokens.len() {
             return Err(malformed("tokenizer.ggml.token_type and tokens differ in length"));
         }
@@ -193,7 +201,10 @@ fn pre_tokenizer(cut: Cut) -> Result<PreTokenizerWrapper, PromptError> {
     Ok(PreTokenizers::new(parts).into())
 }
 
-fn sentence_piece(metadata: &GgufMetadata, vocabulary: &Vocabulary) -> Result<(Tokenizer, bool), PromptError> {
+fn sentence_piece(
+    metadata: &GgufMetadata,
+    vocabulary: &Vocabulary,
+) -> Result<(Tokenizer, bool), PromptError> {
     if vocabulary.scores.len() != vocabulary.tokens.len() {
         return Err(malformed("tokenizer.ggml.scores and tokens differ in length"));
     }
@@ -211,7 +222,8 @@ fn sentence_piece(metadata: &GgufMetadata, vocabulary: &Vocabulary) -> Result<(T
     if metadata.bool("tokenizer.ggml.add_space_prefix").unwrap_or(true) {
         normalizers.push(Prepend::new("▁".to_owned()).into());
     }
-    let spaces = ReplaceNormalizer::new(" ".to_owned(), "▁".to_owned()).map_err(|error| malformed(&error.to_string()))?;
+    let spaces = ReplaceNormalizer::new(" ".to_owned(), "▁".to_owned())
+        .map_err(|error| malformed(&error.to_string()))?;
     normalizers.push(spaces.into());
     set_normalizer(&mut inner, Normalizers::new(normalizers).into())?;
     inner.with_decoder(Some(DecoderWrapper::ByteFallback(Default::default())));
@@ -278,7 +290,12 @@ fn texts(metadata: &GgufMetadata, key: &str) -> Result<Option<Vec<String>>, Prom
         GgufValue::String(text) => Some(text.clone()),
         _ => None,
     };
-    items.iter().map(text).collect::<Option<Vec<_>>>().map(Some).ok_or_else(|| malformed(&format!("{key} holds other things than text")))
+    items
+        .iter()
+        .map(text)
+        .collect::<Option<Vec<_>>>()
+        .map(Some)
+        .ok_or_else(|| malformed(&format!("{key} holds other things than text")))
 }
 
 fn integer(value: &GgufValue) -> i64 {
@@ -336,7 +353,10 @@ mod tests {
             ("tokenizer.ggml.model", GgufValue::String("gpt2".into())),
             ("tokenizer.ggml.pre", GgufValue::String(pre.into())),
             ("tokenizer.ggml.tokens", strings(tokens.iter().map(|(_, token, _)| token.clone()))),
-            ("tokenizer.ggml.token_type", GgufValue::Array(tokens.iter().map(|t| GgufValue::Signed(t.2)).collect())),
+            (
+                "tokenizer.ggml.token_type",
+                GgufValue::Array(tokens.iter().map(|t| GgufValue::Signed(t.2)).collect()),
+            ),
             ("tokenizer.ggml.merges", strings(merges)),
         ];
         entries.extend(bos.map(|id| ("tokenizer.ggml.bos_token_id", GgufValue::Unsigned(id.into()))));
@@ -390,13 +410,31 @@ mod tests {
             ("</s>".into(), 0.0, TYPE_CONTROL),
         ];
         tokens.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), 0.0, 6)));
-        let pieces = [("▁", -9.0), ("h", -8.0), ("e", -8.0), ("l", -8.0), ("o", -8.0), ("he", -3.0), ("el", -1.0), ("▁h", -4.0), ("ell", -2.0), ("▁hello", -5.0), ("ello", -2.5)];
+        let pieces = [
+            ("▁", -9.0),
+            ("h", -8.0),
+            ("e", -8.0),
+            ("l", -8.0),
+            ("o", -8.0),
+            ("he", -3.0),
+            ("el", -1.0),
+            ("▁h", -4.0),
+            ("ell", -2.0),
+            ("▁hello", -5.0),
+            ("ello", -2.5),
+        ];
         tokens.extend(pieces.map(|(piece, score)| (piece.to_owned(), score, 1)));
         let metadata = read(&[
             ("tokenizer.ggml.model", GgufValue::String("llama".into())),
             ("tokenizer.ggml.tokens", strings(tokens.iter().map(|t| t.0.clone()))),
-            ("tokenizer.ggml.scores", GgufValue::Array(tokens.iter().map(|t| GgufValue::Float(t.1.into())).collect())),
-            ("tokenizer.ggml.token_type", GgufValue::Array(tokens.iter().map(|t| GgufValue::Signed(t.2)).collect())),
+            (
+                "tokenizer.ggml.scores",
+                GgufValue::Array(tokens.iter().map(|t| GgufValue::Float(t.1.into())).collect()),
+            ),
+            (
+                "tokenizer.ggml.token_type",
+                GgufValue::Array(tokens.iter().map(|t| GgufValue::Signed(t.2)).collect()),
+            ),
             ("tokenizer.ggml.bos_token_id", GgufValue::Unsigned(1)),
         ]);
         let tokenizer = tokenizer(&metadata).unwrap();

@@ -35,10 +35,15 @@ const FORMATS: [ImageFormat; 5] =
 /// Decodes one picture. Of an animation the first frame is taken.
 pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<ImagePixels, PromptError> {
     if bytes.len() > limits.max_bytes {
-        return Err(refused(format!("it has {} bytes, at most {} are accepted", bytes.len(), limits.max_bytes)));
+        return Err(refused(format!(
+            "it has {} bytes, at most {} are accepted",
+            bytes.len(),
+            limits.max_bytes
+        )));
     }
-    let mut reader =
-        ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| refused(error.to_string()))?;
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|error| refused(error.to_string()))?;
     if !reader.format().is_some_and(|format| FORMATS.contains(&format)) {
         return Err(refused("its format is none of PNG, JPEG, WebP, GIF, BMP".into()));
     }
@@ -138,7 +143,8 @@ mod tests {
     #[test]
     fn orientation_is_applied() {
         // A JPEG of 2x1 with an EXIF block that says "rotate 90 degrees clockwise to view".
-        let picture = RgbImage::from_fn(16, 8, |x, _| if x < 8 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) });
+        let picture =
+            RgbImage::from_fn(16, 8, |x, _| if x < 8 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) });
         let plain = encode(&picture.into(), ImageFormat::Jpeg);
         let exif: &[u8] = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
         let mut turned = plain[..2].to_vec();

@@ -68,7 +68,8 @@ impl ModelText {
             gguf: gguf.as_ref(),
         };
         let stop_tokens = stop_tokens(sources, &tokenizer);
-        let template = source.map(|source| ChatTemplate::new(&source, special.bos, special.eos)).transpose()?;
+        let template =
+            source.map(|source| ChatTemplate::new(&source, special.bos, special.eos)).transpose()?;
         Ok(Self {
             tokenizer,
             template,
@@ -113,7 +114,8 @@ impl ModelText {
     pub fn chat(&self, input: &TemplateInput, images: usize, ending: &Ending) -> Result<Prompt, PromptError> {
         let template = self.template.as_ref().ok_or_else(|| {
             PromptError::InvalidInput(
-                "the model has no chat template; use /v1/completions, or put a chat_template.jinja beside it".into(),
+                "the model has no chat template; use /v1/completions, or put a chat_template.jinja beside it"
+                    .into(),
             )
         })?;
         let mut text = template.render(input)?;
@@ -194,7 +196,8 @@ impl Files {
             return Ok(Self { folder, gguf: Some(path.to_owned()) });
         }
         let entries = std::fs::read_dir(path).map_err(|error| PromptError::file(path, error))?;
-        let mut found: Vec<PathBuf> = entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| is_gguf(p)).collect();
+        let mut found: Vec<PathBuf> =
+            entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| is_gguf(p)).collect();
         found.sort();
         let plain = path.join("config.json").exists() || path.join("tokenizer.json").exists();
         let gguf = if plain { None } else { found.into_iter().next() };
@@ -220,7 +223,9 @@ impl Files {
             return Ok(None);
         }
         let Some(text) = self.text(name)? else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|error| PromptError::file(self.folder.join(name), error))
+        serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| PromptError::file(self.folder.join(name), error))
     }
 }
 
@@ -283,7 +288,8 @@ fn template_source(
 
 /// Some models ship several templates by name; `default` is the general one.
 fn named_template(named: &[Value]) -> Option<String> {
-    let by_name = |name: &str| named.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(name));
+    let by_name =
+        |name: &str| named.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(name));
     let entry = by_name("default").or_else(|| named.first())?;
     entry.get("template")?.as_str().map(str::to_owned)
 }

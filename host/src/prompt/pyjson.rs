@@ -193,10 +193,16 @@ mod tests {
     fn looks_like_python() {
         // Left: the value; right: what CPython 3 json.dumps(value, ensure_ascii=False) prints.
         let cases = [
-            (r#"{"b":1,"a":[true,null,"größer 今 <&'>"]}"#, r#"{"b": 1, "a": [true, null, "größer 今 <&'>"]}"#),
+            (
+                r#"{"b":1,"a":[true,null,"größer 今 <&'>"]}"#,
+                r#"{"b": 1, "a": [true, null, "größer 今 <&'>"]}"#,
+            ),
             ("[]", "[]"),
             ("{}", "{}"),
-            ("[1.0,0.1,1e-7,1e22,123456789012345680.0,-0.0]", "[1.0, 0.1, 1e-07, 1e+22, 1.2345678901234568e+17, -0.0]"),
+            (
+                "[1.0,0.1,1e-7,1e22,123456789012345680.0,-0.0]",
+                "[1.0, 0.1, 1e-07, 1e+22, 1.2345678901234568e+17, -0.0]",
+            ),
             ("[18446744073709551615,-5]", "[18446744073709551615, -5]"),
             (r#""tab\tquote\"\u0001\u007f""#, "\"tab\\tquote\\\"\\u0001\u{7f}\""),
         ];
@@ -211,7 +217,10 @@ mod tests {
         env.add_filter("tojson", tojson);
         let value = minijinja::context! { v => Serde(serde_json::json!({"b": [1, 2], "a": {}, "é": "🙂"})) };
         let cases = [
-            ("{{ v|tojson(indent=2) }}", "{\n  \"b\": [\n    1,\n    2\n  ],\n  \"a\": {},\n  \"é\": \"🙂\"\n}"),
+            (
+                "{{ v|tojson(indent=2) }}",
+                "{\n  \"b\": [\n    1,\n    2\n  ],\n  \"a\": {},\n  \"é\": \"🙂\"\n}",
+            ),
             ("{{ v|tojson(sort_keys=true) }}", r#"{"a": {}, "b": [1, 2], "é": "🙂"}"#),
             ("{{ v|tojson(ensure_ascii=true) }}", r#"{"b": [1, 2], "a": {}, "\u00e9": "\ud83d\ude42"}"#),
             ("{{ v|tojson(separators=(',', ':')) }}", r#"{"b":[1,2],"a":{},"é":"🙂"}"#),

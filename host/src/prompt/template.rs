@@ -43,7 +43,11 @@ pub struct TemplateInput {
 
 impl ChatTemplate {
     /// Compiles `source`. The tokens are what `bos_token` and `eos_token` stand for inside it.
-    pub fn new(source: &str, bos_token: Option<String>, eos_token: Option<String>) -> Result<Self, PromptError> {
+    pub fn new(
+        source: &str,
+        bos_token: Option<String>,
+        eos_token: Option<String>,
+    ) -> Result<Self, PromptError> {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(PromptError::Unsupported(format!(
                 "the chat template has {} bytes; at most {MAX_SOURCE_BYTES} are accepted",
@@ -51,9 +55,9 @@ impl ChatTemplate {
             )));
         }
         let mut environment = environment();
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|error| PromptError::Unsupported(format!("the chat template does not compile: {}", chain(&error))))?;
+        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| {
+            PromptError::Unsupported(format!("the chat template does not compile: {}", chain(&error)))
+        })?;
         Ok(Self { environment, source: source.to_owned(), bos_token, eos_token })
     }
 
@@ -80,7 +84,8 @@ impl ChatTemplate {
         let context = Value::from(Serde(&variables));
         let mut out = Bounded { bytes: Vec::new() };
         template.render_captured_to(context, &mut out).map_err(|error| rejected(&error))?;
-        String::from_utf8(out.bytes).map_err(|_| PromptError::InvalidInput("the chat template cut a character".into()))
+        String::from_utf8(out.bytes)
+            .map_err(|_| PromptError::InvalidInput("the chat template cut a character".into()))
     }
 }
 
@@ -184,13 +189,22 @@ mod tests {
             ("{% for m in messages[::-1] %}{{ m.role }},{% endfor %}", "assistant,user,"),
             ("{{ messages[0]['content'].split(' ')[-1].strip().upper() }}", "YOU"),
             ("{{ 'x' if messages[0].content.startswith('how') else 'y' }}", "x"),
-            ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "2"),
-            ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ loop.previtem.role }}{% endfor %}", "user"),
+            (
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "2",
+            ),
+            (
+                "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ loop.previtem.role }}{% endfor %}",
+                "user",
+            ),
             ("{% for k, v in messages[0].items() %}{{ k }};{% endfor %}", "role;content;"),
             ("{% for k, v in messages[0] | items %}{{ k }};{% endfor %}", "role;content;"),
             ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1"),
             ("{{ messages[0] is mapping }} {{ messages is sequence }} {{ none }}", "True True None"),
-            ("{{ tools is iterable }} {{ 'a' is iterable }} {{ messages[0] is sequence }} {{ 1 is sequence }}", "False True True False"),
+            (
+                "{{ tools is iterable }} {{ 'a' is iterable }} {{ messages[0] is sequence }} {{ 1 is sequence }}",
+                "False True True False",
+            ),
             ("{{ tools is none }} {{ tools is defined }} {% if tools %}t{% endif %}", "True True "),
             ("{{ messages[1].tool_calls is defined }}{{ messages[1].get('x', 'd') }}", "Falsed"),
             ("{%- generation -%} a {%- endgeneration -%} b", "ab"),
@@ -200,7 +214,8 @@ mod tests {
             ("{{ '%s-%d' | format('a', 3) }} {{ 'a' ~ 1 ~ true }}", "a-3 a1True"),
             ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": "how are you"}"#),
         ];
-        let messages = json!([{"role": "user", "content": "how are you"}, {"role": "assistant", "content": "well"}]);
+        let messages =
+            json!([{"role": "user", "content": "how are you"}, {"role": "assistant", "content": "well"}]);
         for (source, expected) in cases {
             assert_eq!(render(source, messages.clone()).unwrap(), expected, "{source}");
         }
@@ -209,9 +224,15 @@ mod tests {
     #[test]
     fn refusals_quote_the_template() {
         let error = render("{{ raise_exception('only two roles') }}", json!([])).unwrap_err();
-        assert!(matches!(&error, PromptError::InvalidInput(text) if text.contains("only two roles")), "{error}");
+        assert!(
+            matches!(&error, PromptError::InvalidInput(text) if text.contains("only two roles")),
+            "{error}"
+        );
         let error = render("{% if %}", json!([])).unwrap_err();
-        assert!(matches!(&error, PromptError::Unsupported(text) if text.contains("does not compile")), "{error}");
+        assert!(
+            matches!(&error, PromptError::Unsupported(text) if text.contains("does not compile")),
+            "{error}"
+        );
         let error = render("{{ messages[0].content.nothing.more }}", json!([{"content": "x"}])).unwrap_err();
         assert!(matches!(error, PromptError::InvalidInput(_)));
     }

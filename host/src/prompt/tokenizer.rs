@@ -148,9 +148,11 @@ impl Spelling {
 
     fn bytes(self, token: &str) -> Vec<u8> {
         match self {
-            Self::ByteLevel => {
-                token.chars().map(byte_of).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
-            }
+            Self::ByteLevel => token
+                .chars()
+                .map(byte_of)
+                .collect::<Option<Vec<u8>>>()
+                .unwrap_or_else(|| token.as_bytes().to_vec()),
             Self::SentencePiece => match byte_token(token) {
                 Some(byte) => vec![byte],
                 None => token.replace('▁', " ").into_bytes(),
@@ -241,7 +243,10 @@ mod tests {
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), 256);
-        assert_eq!((byte_of('Ġ'), byte_of('Ċ'), byte_of('A'), byte_of(' ')), (Some(b' '), Some(b'\n'), Some(b'A'), None));
+        assert_eq!(
+            (byte_of('Ġ'), byte_of('Ċ'), byte_of('A'), byte_of(' ')),
+            (Some(b' '), Some(b'\n'), Some(b'A'), None)
+        );
     }
 
     #[test]

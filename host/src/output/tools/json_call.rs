@@ -185,7 +185,11 @@ impl JsonCall {
         if self.in_string {
             self.in_string = self.string_goes_on(c);
             self.take(c, index, out);
-            return if self.depth == 0 && !self.in_string { self.value_ends(index, known, out) } else { Progress::Pending };
+            return if self.depth == 0 && !self.in_string {
+                self.value_ends(index, known, out)
+            } else {
+                Progress::Pending
+            };
         }
         match c {
             ',' | '}' if self.depth == 0 => {
@@ -241,10 +245,17 @@ impl JsonCall {
         }
     }
 
-    fn value_ends(&mut self, index: usize, known: Option<&[ToolSchema]>, out: &mut Vec<ToolDelta>) -> Progress {
+    fn value_ends(
+        &mut self,
+        index: usize,
+        known: Option<&[ToolSchema]>,
+        out: &mut Vec<ToolDelta>,
+    ) -> Progress {
         self.place = Place::Between;
         if self.member == Member::Name && self.name.is_none() {
-            let Ok(Value::String(name)) = serde_json::from_str(&self.value) else { return Progress::NotACall };
+            let Ok(Value::String(name)) = serde_json::from_str(&self.value) else {
+                return Progress::NotACall;
+            };
             if known.is_some_and(|tools| !tools.iter().any(|tool| tool.name == name)) {
                 return Progress::NotACall;
             }

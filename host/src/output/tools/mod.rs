@@ -57,7 +57,9 @@ impl ToolFormat {
         let quoted = |name: &str| Value::String(name.to_owned()).to_string();
         match (self, function) {
             (Self::TaggedJson, None) => "<tool_call>\n{\"name\": \"".to_owned(),
-            (Self::TaggedJson, Some(name)) => format!("<tool_call>\n{{\"name\": {}, \"arguments\": {{", quoted(name)),
+            (Self::TaggedJson, Some(name)) => {
+                format!("<tool_call>\n{{\"name\": {}, \"arguments\": {{", quoted(name))
+            }
             (Self::TaggedXml, None) => "<tool_call>\n<function=".to_owned(),
             (Self::TaggedXml, Some(name)) => format!("<tool_call>\n<function={name}>\n"),
             (Self::BareJson, None) => "{\"name\": \"".to_owned(),
@@ -272,7 +274,8 @@ impl ToolParser {
                 true
             }
             Progress::NotACall => {
-                if let State::Call { raw, .. } = std::mem::replace(&mut self.state, State::Text { fresh: false })
+                if let State::Call { raw, .. } =
+                    std::mem::replace(&mut self.state, State::Text { fresh: false })
                     && !started
                 {
                     out.push(ToolDelta::Text(raw));
@@ -314,7 +317,9 @@ fn merge(deltas: Vec<ToolDelta>) -> Vec<ToolDelta> {
             (_, ToolDelta::Text(text)) if text.is_empty() => {}
             (_, ToolDelta::Arguments { text, .. }) if text.is_empty() => {}
             (Some(ToolDelta::Text(last)), ToolDelta::Text(text)) => last.push_str(text),
-            (Some(ToolDelta::Arguments { text: last, .. }), ToolDelta::Arguments { text, .. }) => last.push_str(text),
+            (Some(ToolDelta::Arguments { text: last, .. }), ToolDelta::Arguments { text, .. }) => {
+                last.push_str(text)
+            }
             _ => out.push(delta),
         }
     }

@@ -67,10 +67,25 @@ fn tagged_json() {
         &[("now", "{}"), ("x", "{\"a\": [1,{\"b\":2}]}")],
     );
     check(F, "<tool_call>{\"name\": \"now\"}</tool_call> and more", "and more", &[("now", "{}")]);
-    check(F, "<tool_call>{\"name\": \"now\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>", "", &[("now", "{\"a\": 1}")]);
+    check(
+        F,
+        "<tool_call>{\"name\": \"now\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>",
+        "",
+        &[("now", "{\"a\": 1}")],
+    );
     check(F, "<tool_call>{\"name\": \"now\", \"arguments\": null}</tool_call>", "", &[("now", "{}")]);
-    check(F, "<tool_call>{\"function\": {\"name\": \"now\", \"arguments\": {\"a\": 1}}}</tool_call>", "", &[("now", "{\"a\": 1}")]);
-    check(F, "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": 1}</tool_call>x", "x", &[("now", "{\"a\": 1}")]);
+    check(
+        F,
+        "<tool_call>{\"function\": {\"name\": \"now\", \"arguments\": {\"a\": 1}}}</tool_call>",
+        "",
+        &[("now", "{\"a\": 1}")],
+    );
+    check(
+        F,
+        "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": 1}</tool_call>x",
+        "x",
+        &[("now", "{\"a\": 1}")],
+    );
     check(F, "a <tool_cal", "a <tool_cal", &[]);
     check(F, "<tool_call>not json", "<tool_call>not json", &[]);
     check(F, "<tool_call>[1]", "<tool_call>[1]", &[]);
@@ -85,10 +100,12 @@ fn tagged_xml() {
         "Checking.",
         &[("lookup", "{\"city\": \"Oslo \\\"x\\\"\", \"days\": 3, \"opts\": [\"a\",true,null]}")],
     );
-    check(F, "<tool_call>\n<function=now>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>", "", &[
-        ("now", "{}"),
-        ("now", "{}"),
-    ]);
+    check(
+        F,
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
+        "",
+        &[("now", "{}"), ("now", "{}")],
+    );
     check(
         F,
         "<tool_call>\n<function=lookup>\n<parameter=city>\nline 1\n\nline <b>3</b>\n\n</parameter>\n</function>\n</tool_call>",
@@ -96,7 +113,12 @@ fn tagged_xml() {
         &[("lookup", "{\"city\": \"line 1\\n\\nline <b>3</b>\\n\"}")],
     );
     check(F, "<function=now>\n</function> done", "done", &[("now", "{}")]);
-    check(F, "<tool_call>\n<function=lookup>\n<parameter=days>\nmany\n</parameter>\n</tool_call>", "", &[("lookup", "{\"days\": \"many\"}")]);
+    check(
+        F,
+        "<tool_call>\n<function=lookup>\n<parameter=days>\nmany\n</parameter>\n</tool_call>",
+        "",
+        &[("lookup", "{\"days\": \"many\"}")],
+    );
     check(
         F,
         "<tool_call>\n<function=lookup>\n<parameter=city>\nOslo\n</function>\n</tool_call>",
@@ -110,9 +132,24 @@ fn tagged_xml() {
 #[test]
 fn bare_json() {
     use ToolFormat::BareJson as F;
-    check(F, "{\"name\": \"lookup\", \"parameters\": {\"city\": \"Oslo\"}}", "", &[("lookup", "{\"city\": \"Oslo\"}")]);
-    check(F, "<|python_tag|>{\"type\": \"function\", \"name\": \"now\", \"parameters\": {}}", "", &[("now", "{}")]);
-    check(F, "{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"now\", \"parameters\": {}}", "", &[("now", "{}"), ("now", "{}")]);
+    check(
+        F,
+        "{\"name\": \"lookup\", \"parameters\": {\"city\": \"Oslo\"}}",
+        "",
+        &[("lookup", "{\"city\": \"Oslo\"}")],
+    );
+    check(
+        F,
+        "<|python_tag|>{\"type\": \"function\", \"name\": \"now\", \"parameters\": {}}",
+        "",
+        &[("now", "{}")],
+    );
+    check(
+        F,
+        "{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"now\", \"parameters\": {}}",
+        "",
+        &[("now", "{}"), ("now", "{}")],
+    );
     check(F, "{\"name\": \"Bob\", \"age\": 3}", "{\"name\": \"Bob\", \"age\": 3}", &[]);
     check(F, "{\"a\": 1} is JSON", "{\"a\": 1} is JSON", &[]);
     check(F, "It is {\"name\": \"now\"}", "It is {\"name\": \"now\"}", &[]);
@@ -121,8 +158,14 @@ fn bare_json() {
 #[test]
 fn arguments_stream_while_they_are_written() {
     let mut parser = ToolParser::new(ToolFormat::TaggedJson, tools());
-    assert_eq!(parser.push("<tool_call>{\"name\": \"now\", \"arg"), [ToolDelta::Start { index: 0, name: "now".into() }]);
-    assert_eq!(parser.push("uments\": {\"a\": \"lo"), [ToolDelta::Arguments { index: 0, text: "{\"a\": \"lo".into() }]);
+    assert_eq!(
+        parser.push("<tool_call>{\"name\": \"now\", \"arg"),
+        [ToolDelta::Start { index: 0, name: "now".into() }]
+    );
+    assert_eq!(
+        parser.push("uments\": {\"a\": \"lo"),
+        [ToolDelta::Arguments { index: 0, text: "{\"a\": \"lo".into() }]
+    );
     let mut parser = ToolParser::new(ToolFormat::TaggedXml, tools());
     parser.push("<tool_call>\n<function=lookup>\n<parameter=city>\n");
     assert_eq!(parser.push("Os"), [ToolDelta::Arguments { index: 0, text: "{\"city\": \"Os".into() }]);
