@@ -242,8 +242,11 @@ async fn a_plugin_that_arrives_later_is_used_without_a_restart() {
             .any(|entry| entry.path == target && entry.outcome.is_err())
     })
     .await;
+    node.until("half a plugin is not enough", |models| {
+        models.status("m").unwrap().state == ModelState::Failed
+    })
+    .await;
     std::fs::write(&target, &bytes).unwrap();
-    assert_eq!(node.state("m"), ModelState::Failed);
     node.until("the model is served", |models| models.status("m").unwrap().state == ModelState::Ready).await;
     assert_eq!(node.ask("m", "new here").await.text, "new here");
     install_echo(&node.plugins());
