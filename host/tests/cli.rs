@@ -203,7 +203,7 @@ fn the_doctor_finds_what_is_broken() {
     }
     assert!(finding(&findings, "plugins")["message"].as_str().unwrap().contains("echo"));
 
-    std::fs::remove_file(house.path("plugins/echo.so")).unwrap();
+    std::fs::remove_dir_all(house.path("plugins")).unwrap();
     let output = house.run(&["doctor", "--json"]);
     assert!(!output.status.success());
     let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
