@@ -102,14 +102,17 @@ impl Keeper {
         self.entry.id.as_str()
     }
 
-    /// Changes where the model stands, for all to see.
+    /// Changes where the model stands, for all to see. Nobody sees the new state with the old revision, nor the
+    /// old state with the new one.
     pub fn stand(&self, standing: Standing) {
         let metric = &self.shared.metrics.model_state;
-        let before = self.entry.standing.send_replace(standing.clone());
         let label = |standing: &Standing| format!("{:?}", standing.state()).to_lowercase();
-        metric.with_label_values(&[self.name(), &label(&before)]).set(0.0);
+        metric.with_label_values(&[self.name(), &label(&self.entry.standing.borrow())]).set(0.0);
         metric.with_label_values(&[self.name(), &label(&standing)]).set(1.0);
-        self.shared.changed();
+        self.entry.standing.send_modify(|current| {
+            *current = standing;
+            self.shared.changed();
+        });
     }
 
     async fn bring_up(&mut self) -> Result<Live, Down> {

@@ -330,8 +330,8 @@ impl Models {
         let entry = Arc::new(Entry::new(id.clone(), request, persistent, commands, progress));
         let standing = entry.standing.subscribe();
         entries.insert(id.clone(), Arc::clone(&entry));
-        drop(entries);
         self.0.changed();
+        drop(entries);
         tokio::spawn(Keeper::new(entry, Arc::clone(&self.0), inbox).run());
         Ok(Job { id: job, model: id, started: true, standing })
     }
