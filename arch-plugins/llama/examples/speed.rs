@@ -1,7 +1,7 @@
 //! Measures prefill and decode of a llama checkpoint, without host or engine.
 //!
 //! ```text
-//! cargo run --release -p arch-llama --example speed -- MODEL.gguf [repetitions] [quantization]
+//! cargo run --release -p arch-llama --example speed -- MODEL.gguf [repetitions] [quantization] [avx2|portable]
 //! ```
 //!
 //! Prints tokens per second, and the share of decode's weight traffic in bytes per second. Threads are
@@ -13,6 +13,7 @@ use std::time::Instant;
 use arch_llama::checkpoint::Checkpoint;
 use layers::batch::{Batch, BatchRow, Cancel, Decoder};
 use layers::decoder::PreNormDecoder;
+use layers::kernel::Isa;
 use layers::kv::KvCache;
 use layers::placement::Placement;
 use layers::quant::Scheme;
@@ -25,6 +26,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         PathBuf::from(arguments.next().ok_or("which checkpoint? a .gguf, or a folder of safetensors")?);
     let repetitions: usize = arguments.next().map_or(Ok(5), |text| text.parse())?;
     let quantize = Scheme::parse(&arguments.next().unwrap_or_default())?;
+    let limited = match arguments.next().as_deref() {
+        None => true,
+        Some("avx2") => Isa::limit(Isa::Avx2),
+        Some("portable") => Isa::limit(Isa::Portable),
+        Some(other) => return Err(format!("there is no level {other}").into()),
+    };
+    assert!(limited, "no kernel has run yet");
 
     let begin = Instant::now();
     let (files, container, config) = if path.is_dir() {
@@ -38,6 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bytes = weights.total_bytes() as f64;
     let decoder = Checkpoint::new(&config, &weights)?.load(&weights)?;
     println!("load            {:8.2} s", begin.elapsed().as_secs_f64());
+    println!("level           {:>8?}", Isa::best());
     println!("threads         {:8}", layers::kernel::pool::threads());
 
     for length in [128, 512] {

@@ -138,6 +138,9 @@ fn the_plan_is_what_loading_takes() {
     });
 }
 
+/// Tensors of a checkpoint.
+type Named = Vec<(String, Tensor)>;
+
 fn write(folder: &Path, tensors: &[(String, Tensor)]) -> PathBuf {
     let file = folder.join("model.safetensors");
     let tensors = tensors.iter().cloned().collect();
@@ -149,7 +152,7 @@ fn write(folder: &Path, tensors: &[(String, Tensor)]) -> PathBuf {
 fn a_file_that_does_not_fit_is_refused_with_what_does_not_fit() {
     let Some(fixture) = fixture() else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let refusal = |change: &dyn Fn(&mut Vec<(String, Tensor)>), config: &str| {
+    let refusal = |change: &dyn Fn(&mut Named), config: &str| {
         let mut tensors = fixture.weights();
         change(&mut tensors);
         let file = write(folder.path(), &tensors);

@@ -18,6 +18,8 @@ pub(crate) mod simd;
 
 use std::sync::OnceLock;
 
+static BEST: OnceLock<Isa> = OnceLock::new();
+
 /// A level of vector instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
@@ -30,10 +32,16 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best level of this processor.
+    /// The best level of this processor, or the one it was limited to.
     pub fn best() -> Self {
-        static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| *Self::available().last().expect("portable is always there"))
+    }
+
+    /// Uses no level above `highest` from now on, to measure or test what lesser processors do. Says whether
+    /// it was in time: the first kernel settles the level.
+    pub fn limit(highest: Self) -> bool {
+        let level = Self::available().into_iter().rfind(|level| *level <= highest);
+        BEST.set(level.unwrap_or(Self::Portable)).is_ok()
     }
 
     /// All levels of this processor, lowest first.
