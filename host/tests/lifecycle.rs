@@ -139,17 +139,20 @@ async fn a_panic_fails_the_batch_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_worker_cannot_survive_is_cured_by_another() {
     for (kind, expected) in [
-        ("abort", FailureCode::DeviceLost),
-        ("exit", FailureCode::DeviceLost),
-        ("device_lost", FailureCode::DeviceLost),
-        ("hang", FailureCode::DeviceLost),
-        ("internal", FailureCode::Internal),
+        // A process that ends at once may take with it the news that the request had begun. The request is then
+        // tried again, unnoticed, and blamed for the second death.
+        ("abort", &[FailureCode::DeviceLost, FailureCode::Internal][..]),
+        ("exit", &[FailureCode::DeviceLost, FailureCode::Internal]),
+        ("device_lost", &[FailureCode::DeviceLost]),
+        ("hang", &[FailureCode::DeviceLost]),
+        ("internal", &[FailureCode::Internal]),
     ] {
         let deadline = std::time::Duration::from_millis(1500);
         let node = Node::new(neuron::lifecycle::ModelsOptions { step_deadline: deadline, ..options() });
         node.ready("m", json!({"fault": {"kind": kind, "text": "boom"}})).await;
         let first = node.worker("m").await;
-        assert_eq!(node.ask("m", "boom").await.failed().0, expected, "{kind}");
+        let failed = node.ask("m", "boom").await.failed().0;
+        assert!(expected.contains(&failed), "{kind}: {failed:?}");
         assert_eq!(node.ask("m", "fine").await.text, "fine", "{kind}");
         assert_ne!(node.worker("m").await, first, "{kind}");
     }

@@ -116,7 +116,7 @@ impl Keeper {
     fn send_waiting(&mut self, live: &Live) {
         let mut probation = self.tickets.values().any(Ticket::on_probation);
         for (&id, ticket) in &mut self.tickets {
-            if !ticket.sent && !(probation && ticket.crashes > 0) {
+            if !(ticket.sent || probation && ticket.crashes > 0) {
                 ticket.sent = true;
                 ticket.resumed_at = ticket.submission.emitted.len();
                 probation |= ticket.on_probation();
@@ -289,11 +289,16 @@ impl Keeper {
     fn settle(&mut self, death: &Death) {
         let on_probation = self.tickets.iter().find(|(_, ticket)| ticket.on_probation()).map(|(&id, _)| id);
         let retry = Some(self.shared.options.pause_after(self.attempts + 1).as_millis() as u32 + 1000);
+        // Seats are given in order: of the requests that are not known to have one, the first few may have got
+        // one in the worker's last moments.
+        let mut unseen = self.entry.request.slots.unwrap_or(self.shared.options.slots);
         for (id, mut ticket) in std::mem::take(&mut self.tickets) {
             let suspect = match &death.suspects {
                 Some(suspects) => suspects.contains(&id),
-                None => ticket.sent && ticket.started,
+                None if ticket.started => ticket.sent,
+                None => ticket.sent && unseen > 0,
             };
+            unseen = unseen.saturating_sub(u32::from(ticket.sent && !ticket.started));
             ticket.sent = false;
             if !suspect {
                 self.tickets.insert(id, ticket);
@@ -307,7 +312,7 @@ impl Keeper {
             } else if ticket.crashes >= CRASHES {
                 self.count("internal");
                 ticket.fail(FailureCode::Internal, "two workers died with this request in their batch", None);
-            } else if self.shared.options.replay {
+            } else if self.shared.options.replay || !ticket.started {
                 self.tickets.insert(id, ticket);
             } else {
                 self.count("device_lost");
