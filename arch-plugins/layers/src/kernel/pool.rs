@@ -77,10 +77,12 @@ fn pool() -> &'static Pool {
             threads,
         }));
         for index in 1..threads {
-            std::thread::Builder::new()
-                .name(format!("layers-{index}"))
-                .spawn(move || pool.work())
-                .expect("the system gives out threads");
+            let thread = std::thread::Builder::new().name(format!("layers-{index}"));
+            if let Err(error) = thread.spawn(move || pool.work()) {
+                // Sections never wait for a thread, so fewer only make them slower.
+                tracing::warn!(%error, "only {index} of {threads} threads could be started");
+                break;
+            }
         }
         pool
     })

@@ -4,7 +4,8 @@
 //! is decided here. A row-parallel layer adds up over ranks and then adds its bias, once.
 
 mod heads;
-pub(crate) mod matrix;
+mod matrix;
+mod product;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -209,7 +210,8 @@ fn products(group: &[&Linear], x: &Tensor) -> Result<Vec<Tensor>> {
     }
     let dense = slice::contiguous(x)?;
     let matrices: Vec<&Matrix> = group.iter().map(|linear| &linear.matrix).collect();
-    let results = slice::lend(&dense, |values| matrix::multiply_group(&matrices, values, rows, Isa::best()))?;
+    let results =
+        slice::lend(&dense, |values| product::multiply_group(&matrices, values, rows, Isa::best()))?;
     let outputs = results.into_iter().zip(group).map(|(values, linear)| {
         let mut shape = x.dims().to_vec();
         if let Some(last) = shape.last_mut() {

@@ -96,9 +96,7 @@ impl Memory for Mmap {
     fn set_aside(&self, range: Range<usize>) {
         // SAFETY: the mapping is of a file and never written to: pages that are read again come back from
         // the file with the same bytes.
-        let _ = unsafe {
-            self.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
-        };
+        let _ = unsafe { self.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
     }
 }
 
