@@ -13,6 +13,7 @@ mod test;
 mod tidy;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -39,8 +40,18 @@ enum Tool {
     Tidy,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().tool {
+fn main() -> ExitCode {
+    match run(Cli::parse().tool) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(tool: Tool) -> Result<()> {
+    match tool {
         Tool::Demo(options) => demo::run(&options),
         Tool::Plugins(options) => plugins::run(&options).map(drop),
         Tool::Soak(options) => soak::run(&options),

@@ -1,3 +1,5 @@
+//! Tool calls in every format, cut at every place.
+
 use super::*;
 use proptest::prelude::*;
 use serde_json::json;
