@@ -27,8 +27,10 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-const QUESTION: &str = r#"{"model":"m","messages":[{"role":"user","content":"Say something of about a kilobyte."}]}"#;
-const STREAM: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"Say it in pieces."}]}"#;
+const QUESTION: &str =
+    r#"{"model":"m","messages":[{"role":"user","content":"Say something of about a kilobyte."}]}"#;
+const STREAM: &str =
+    r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"Say it in pieces."}]}"#;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
@@ -60,9 +62,14 @@ fn upstream() -> Router {
             }
             let events = (0..52).map(|n| {
                 Ok::<_, Infallible>(Bytes::from(match n {
-                    50 => "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":50}}\n\n".to_owned(),
+                    50 => {
+                        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":50}}\n\n"
+                            .to_owned()
+                    }
                     51 => "data: [DONE]\n\n".to_owned(),
-                    n => format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"piece {n}\"}}}}]}}\n\n"),
+                    n => format!(
+                        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"piece {n}\"}}}}]}}\n\n"
+                    ),
                 }))
             });
             // One frame after the other, each with a chance for the connection to send it.
@@ -137,11 +144,18 @@ async fn compare(seconds: u64) {
     let mut contestants = Vec::new();
     contestants.extend(spawn("direct", up, Command::new(&me).args(["upstream", &up.to_string()])));
     contestants.extend(nginx(web, up, &folder));
-    contestants.extend(spawn("axum", proxy, Command::new(&me).args(["proxy", &proxy.to_string(), &up.to_string()])));
+    contestants.extend(spawn(
+        "axum",
+        proxy,
+        Command::new(&me).args(["proxy", &proxy.to_string(), &up.to_string()]),
+    ));
     wait_for(up).await;
     let key = cortex::keys::file::create(&folder.join("keys.toml"), "bench", false).expect("a key");
     contestants.extend(cortex(gateway, up, &me, &folder));
-    println!("{:8} {:>6} {:>10} {:>9} {:>9} {:>11} {:>8}", "", "conns", "req/s", "p50 ms", "p99 ms", "CPU µs/req", "RSS MB");
+    println!(
+        "{:8} {:>6} {:>10} {:>9} {:>9} {:>11} {:>8}",
+        "", "conns", "req/s", "p50 ms", "p99 ms", "CPU µs/req", "RSS MB"
+    );
     for contestant in &contestants {
         wait_for(contestant.port).await;
         for connections in [1, 16, 64] {
@@ -283,7 +297,8 @@ impl Connection {
 fn cpu_us(process: &Child) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap_or_default();
     let after_name = text.rsplit(')').next().unwrap_or_default();
-    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    let ticks: u64 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
     // Linux counts in hundredths of a second for this file, whatever the kernel's own tick.
     ticks * 10_000
 }

@@ -115,13 +115,24 @@ mod tests {
     fn every_built_in_strategy_passes_the_door() {
         let strategies = Strategies::open(&[]).expect("the embedded plugin");
         let names = |list: Vec<&StrategyInfo>| list.iter().map(|info| info.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(strategies.routers()), [
-            "fit", "kv_aware", "least_inflight", "least_tokens", "peak_ewma", "power_of_two",
-            "prefix_affinity", "round_robin", "session_hash"
-        ]);
-        assert_eq!(names(strategies.evictors()), [
-            "gd_wait", "gdsf", "knapsack", "lfu_aging", "lru", "priority", "ttl_idle"
-        ]);
+        assert_eq!(
+            names(strategies.routers()),
+            [
+                "fit",
+                "kv_aware",
+                "least_inflight",
+                "least_tokens",
+                "peak_ewma",
+                "power_of_two",
+                "prefix_affinity",
+                "round_robin",
+                "session_hash"
+            ]
+        );
+        assert_eq!(
+            names(strategies.evictors()),
+            ["gd_wait", "gdsf", "knapsack", "lfu_aging", "lru", "priority", "ttl_idle"]
+        );
         for info in strategies.routers() {
             strategies.router(&info.name, &toml::Table::new()).expect("defaults");
         }

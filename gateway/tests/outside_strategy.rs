@@ -25,6 +25,14 @@ crate-type = ["cdylib"]
 [dependencies]
 plugin-sdk = { path = "SDK" }
 
+# As in the workspace, so that what both depend on is built once.
+[profile.dev]
+debug = "line-tables-only"
+
+[profile.dev.package."*"]
+opt-level = 2
+debug = false
+
 [workspace]
 "#;
 
@@ -64,18 +72,20 @@ fn build() -> PathBuf {
     std::fs::write(folder.join("Cargo.toml"), CRATE.replace("SDK", &sdk)).expect("written");
     std::fs::write(folder.join("src/lib.rs"), SOURCE).expect("written");
     std::fs::copy(workspace.join("Cargo.lock"), folder.join("Cargo.lock")).expect("a lock file");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target folder");
     let status = Command::new(env!("CARGO"))
         .args(["build", "--offline", "--quiet", "--target-dir"])
-        .arg(folder.join("target"))
+        .arg(target)
         .current_dir(&folder)
         .status()
         .expect("cargo runs");
     assert!(status.success(), "the plugin does not build");
-    folder.join("target/debug/liboutside_strategy.so")
+    target.join("debug/liboutside_strategy.so")
 }
 
 fn busy(running: u32) -> NodeModels {
-    let mut model = ModelStatus { id: ModelId::from("m"), state: ModelState::Ready, ..ModelStatus::default() };
+    let mut model =
+        ModelStatus { id: ModelId::from("m"), state: ModelState::Ready, ..ModelStatus::default() };
     model.activity.running = running;
     NodeModels { models: vec![model], ..NodeModels::default() }
 }

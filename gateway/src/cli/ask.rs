@@ -52,10 +52,9 @@ impl Options {
             request = request.header(http::header::AUTHORIZATION, format!("Bearer {key}"));
         }
         let request = request.header(http::header::CONTENT_TYPE, "application/json").body(Full::new(body))?;
-        let response = client(Duration::from_secs(5))
-            .request(request)
-            .await
-            .with_context(|| format!("no gateway answers at {} (is 'cortex serve' running?)", self.endpoint))?;
+        let response = client(Duration::from_secs(5)).request(request).await.with_context(|| {
+            format!("no gateway answers at {} (is 'cortex serve' running?)", self.endpoint)
+        })?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         if !status.is_success() {

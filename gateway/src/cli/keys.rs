@@ -43,7 +43,8 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::List { file } => {
             for key in file::load(&file)? {
                 let kind = if key.admin { "admin" } else { "inference" };
-                let models = if key.models.is_empty() { "all models".to_owned() } else { key.models.join(",") };
+                let models =
+                    if key.models.is_empty() { "all models".to_owned() } else { key.models.join(",") };
                 println!("{:20} {kind:9} {models}", key.name);
             }
         }

@@ -90,7 +90,12 @@ pub async fn run(config: Option<&Path>) -> anyhow::Result<()> {
     if !settings.metrics_listen.is_empty() {
         let listener = bind(&settings.metrics_listen).await?;
         tracing::info!(address = %listener.local_addr()?, "metrics");
-        doors.spawn(listen::serve(listener, server::metrics_router(Arc::clone(gateway)), stopped, Duration::ZERO));
+        doors.spawn(listen::serve(
+            listener,
+            server::metrics_router(Arc::clone(gateway)),
+            stopped,
+            Duration::ZERO,
+        ));
     }
     asked_to_stop().await?;
     tracing::info!(inflight = gateway.fleet.gauges().inflight(), "draining");
@@ -119,6 +124,7 @@ fn start_log() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A second subscriber is a test's business, not an error.
     let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     let _ = log.try_init();
 }

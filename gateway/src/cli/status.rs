@@ -150,7 +150,8 @@ mod tests {
             ..Default::default()
         };
         let text = picture(&status);
-        for expected in ["beast", "down", "did not answer", "12.0 of 24.0 GiB", "smol", "pinned", "read 40%"] {
+        for expected in ["beast", "down", "did not answer", "12.0 of 24.0 GiB", "smol", "pinned", "read 40%"]
+        {
             assert!(text.contains(expected), "{expected} is missing in\n{text}");
         }
         assert_eq!(bar(0, 0), "░".repeat(BAR));

@@ -108,10 +108,9 @@ impl Catalogue {
     /// [`ConfigError`] naming key or entry.
     pub fn parse(text: &str, source: &Path) -> Result<Self, ConfigError> {
         let catalogue: Self = toml::from_str(text).map_err(|error| ConfigError::parse(source, error))?;
-        catalogue.check().map_err(|error| ConfigError::Parse {
-            path: source.to_owned(),
-            message: error.to_string(),
-        })?;
+        catalogue
+            .check()
+            .map_err(|error| ConfigError::Parse { path: source.to_owned(), message: error.to_string() })?;
         Ok(catalogue)
     }
 
@@ -138,10 +137,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// [`ConfigError::Value`] naming the model, the node and the nearest one.
-    pub fn check_nodes<'a>(
-        &self,
-        known: impl Iterator<Item = &'a str> + Clone,
-    ) -> Result<(), ConfigError> {
+    pub fn check_nodes<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Result<(), ConfigError> {
         for model in &self.models {
             for node in model.nodes.iter().chain(&model.pinned_on) {
                 if known.clone().all(|name| name != node) {
@@ -149,7 +145,10 @@ impl Catalogue {
                         .map_or_else(String::new, |near| format!("; did you mean '{near}'?"));
                     return Err(ConfigError::value(
                         "models",
-                        format!("model '{}' names the node '{node}', which [[neurons]] does not have{advice}", model.id),
+                        format!(
+                            "model '{}' names the node '{node}', which [[neurons]] does not have{advice}",
+                            model.id
+                        ),
                     ));
                 }
             }

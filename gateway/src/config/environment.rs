@@ -7,11 +7,18 @@ use super::error::{ConfigError, nearest};
 const PREFIX: &str = "CORTEX_";
 
 /// Variables the command line reads itself.
-const OTHER: [&str; 6] =
-    ["CORTEX_CONFIG", "CORTEX_ENDPOINT", "CORTEX_LOG", "CORTEX_LOG_FORMAT", "CORTEX_API_KEY", "CORTEX_ADMIN_KEY"];
+const OTHER: [&str; 6] = [
+    "CORTEX_CONFIG",
+    "CORTEX_ENDPOINT",
+    "CORTEX_LOG",
+    "CORTEX_LOG_FORMAT",
+    "CORTEX_API_KEY",
+    "CORTEX_ADMIN_KEY",
+];
 
 /// Sections a variable may name.
-const SECTIONS: [&str; 8] = ["gateway", "polling", "routing", "eviction", "plugins", "keys", "usage", "coordinator"];
+const SECTIONS: [&str; 8] =
+    ["gateway", "polling", "routing", "eviction", "plugins", "keys", "usage", "coordinator"];
 
 /// Writes every override into `table`; says whether there was any.
 ///

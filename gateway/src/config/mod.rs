@@ -313,10 +313,13 @@ fn check_endpoint(node: &Neuron) -> Result<(), ConfigError> {
     let wrong = |why: &str| {
         ConfigError::value("neurons.endpoint", format!("{:?} of node {:?} {why}", node.endpoint, node.name))
     };
-    let uri: http::Uri = node.endpoint.parse().map_err(|_| wrong("is not a URL such as http://host:13131"))?;
+    let uri: http::Uri =
+        node.endpoint.parse().map_err(|_| wrong("is not a URL such as http://host:13131"))?;
     match uri.scheme_str() {
         Some("http") => {}
-        Some("https") => return Err(wrong("uses https, which is not built in; put a TLS proxy beside the node")),
+        Some("https") => {
+            return Err(wrong("uses https, which is not built in; put a TLS proxy beside the node"));
+        }
         _ => return Err(wrong("must begin with http://")),
     }
     if uri.path().trim_end_matches('/').ends_with("/v1") {
@@ -383,7 +386,8 @@ mod tests {
             // "# key = value" is an example of a setting, "# Some words" is prose.
             let mut lines = Vec::new();
             for line in text.lines() {
-                let bare = line.strip_prefix("# ").filter(|bare| bare.contains(" = ") || bare.starts_with('['));
+                let bare =
+                    line.strip_prefix("# ").filter(|bare| bare.contains(" = ") || bare.starts_with('['));
                 lines.push(bare.unwrap_or(line));
             }
             lines.join("\n")
@@ -424,14 +428,17 @@ mod tests {
 
     #[test]
     fn the_environment_overrides() {
-        let config = parse(OWNERS_FORM, &[
-            ("CORTEX_GATEWAY_METRICS_LISTEN", "127.0.0.1:1"),
-            ("CORTEX_EVICTION_DEFRAG_AFTER_CYCLES", "7"),
-            ("CORTEX_ROUTING_OPTIONS", "{ kv_barrier_s = 0.5 }"),
-            ("CORTEX_NEURONS", "a=http://a:1,b=http://b:2"),
-            ("CORTEX_LOG", "debug"),
-            ("HOME", "/root"),
-        ])
+        let config = parse(
+            OWNERS_FORM,
+            &[
+                ("CORTEX_GATEWAY_METRICS_LISTEN", "127.0.0.1:1"),
+                ("CORTEX_EVICTION_DEFRAG_AFTER_CYCLES", "7"),
+                ("CORTEX_ROUTING_OPTIONS", "{ kv_barrier_s = 0.5 }"),
+                ("CORTEX_NEURONS", "a=http://a:1,b=http://b:2"),
+                ("CORTEX_LOG", "debug"),
+                ("HOME", "/root"),
+            ],
+        )
         .expect("overrides");
         assert_eq!(config.gateway.metrics_listen, "127.0.0.1:1");
         assert_eq!(config.gateway.listen, "0.0.0.0:8080");

@@ -91,7 +91,13 @@ pub struct NodeClient {
 
 impl NodeClient {
     /// Asks the node at `endpoint`; each answer must come within `timeout`.
-    pub fn new(client: Client, name: &str, endpoint: &Endpoint, key: Option<String>, timeout: Duration) -> Self {
+    pub fn new(
+        client: Client,
+        name: &str,
+        endpoint: &Endpoint,
+        key: Option<String>,
+        timeout: Duration,
+    ) -> Self {
         Self { client, name: name.to_owned(), endpoint: endpoint.clone(), key, timeout }
     }
 
@@ -155,7 +161,11 @@ impl NodeClient {
         self.read(self.call(Method::GET, path, Bytes::new()).await?)
     }
 
-    async fn post<Q: Serialize, T: DeserializeOwned>(&self, path: &str, question: &Q) -> Result<T, NodeError> {
+    async fn post<Q: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &Q,
+    ) -> Result<T, NodeError> {
         let body = serde_json::to_vec(question).expect("a wire type is always representable as JSON");
         self.read(self.call(Method::POST, path, body.into()).await?)
     }
@@ -168,14 +178,13 @@ impl NodeClient {
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, NodeError> {
         let node = || self.name.clone();
         let deadline = self.timeout;
-        tokio::time::timeout(deadline, self.exchange(method, path, body)).await.unwrap_or_else(|_| {
-            Err(NodeError::Timeout { node: node(), ms: deadline.as_millis() as u64 })
-        })
+        tokio::time::timeout(deadline, self.exchange(method, path, body))
+            .await
+            .unwrap_or_else(|_| Err(NodeError::Timeout { node: node(), ms: deadline.as_millis() as u64 }))
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, NodeError> {
-        let unreachable =
-            |reason: String| NodeError::Unreachable { node: self.name.clone(), reason };
+        let unreachable = |reason: String| NodeError::Unreachable { node: self.name.clone(), reason };
         let uri = self.endpoint.uri(path).ok_or_else(|| unreachable("its endpoint is no URL".into()))?;
         let mut request = Request::builder().method(method).uri(uri);
         if !body.is_empty() {

@@ -21,7 +21,9 @@ pub fn clients(fleet: &Fleet, client: &Client, polling: &Polling) -> Vec<NodeCli
     fleet
         .nodes()
         .iter()
-        .map(|node| NodeClient::new(client.clone(), &node.name, &Endpoint::new(&node.endpoint), key(node), timeout))
+        .map(|node| {
+            NodeClient::new(client.clone(), &node.name, &Endpoint::new(&node.endpoint), key(node), timeout)
+        })
         .collect()
 }
 

@@ -225,7 +225,8 @@ impl Draft<'_> {
             }
         }
         ids.sort();
-        let models: Vec<Arc<ModelView>> = ids.into_iter().map(|id| Arc::new(self.model(id, &nodes))).collect();
+        let models: Vec<Arc<ModelView>> =
+            ids.into_iter().map(|id| Arc::new(self.model(id, &nodes))).collect();
         let mut by_name = HashMap::new();
         for model in &models {
             for alias in &model.aliases {
@@ -273,11 +274,10 @@ impl Draft<'_> {
         let replicas: Vec<Replica> = nodes
             .iter()
             .filter_map(|node| {
-                let status = node
-                    .status
-                    .models
-                    .iter()
-                    .find(|status| self.spec_of(status).map_or(status.id.as_str(), |spec| &spec.id) == id);
+                let status =
+                    node.status.models.iter().find(|status| {
+                        self.spec_of(status).map_or(status.id.as_str(), |spec| &spec.id) == id
+                    });
                 self.replica(&id, spec.as_ref(), node, status)
             })
             .collect();
@@ -306,7 +306,9 @@ impl Draft<'_> {
             Some(ModelState::Absent | ModelState::Draining | ModelState::Failed) => Residency::LOADABLE,
             // A node that never answered is offered nothing, but what the catalogue puts there is known.
             None => match spec {
-                Some(spec) if node.kind == NodeKind::Neuron && spec.may_load_on(&node.name) => Residency::LOADABLE,
+                Some(spec) if node.kind == NodeKind::Neuron && spec.may_load_on(&node.name) => {
+                    Residency::LOADABLE
+                }
                 _ => return None,
             },
         };
@@ -417,10 +419,10 @@ mod tests {
         let a = view.model("x").expect("by alias");
         assert_eq!(a.id, "a");
         assert_eq!(view.model("org/a").expect("by source").id, "a");
-        assert_eq!(a.replicas.iter().map(|r| (r.node.name.as_str(), r.residency.0)).collect::<Vec<_>>(), [
-            ("n1", Residency::RESIDENT.0),
-            ("n2", Residency::LOADABLE.0)
-        ]);
+        assert_eq!(
+            a.replicas.iter().map(|r| (r.node.name.as_str(), r.residency.0)).collect::<Vec<_>>(),
+            [("n1", Residency::RESIDENT.0), ("n2", Residency::LOADABLE.0)]
+        );
         assert!(a.on("n1").expect("there").answers_to("org/a"));
         assert!(!a.on("n1").expect("there").answers_to("a"));
         assert_eq!(view.model("b").expect("known").replicas.len(), 1);

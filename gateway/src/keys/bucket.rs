@@ -18,7 +18,11 @@ impl Bucket {
     /// A full bucket.
     pub fn per_minute(limit: u64) -> Self {
         let capacity = limit as f64;
-        Self { capacity, per_ms: capacity / 60_000.0, level: Mutex::new(Level { amount: capacity, at_ms: 0 }) }
+        Self {
+            capacity,
+            per_ms: capacity / 60_000.0,
+            level: Mutex::new(Level { amount: capacity, at_ms: 0 }),
+        }
     }
 
     /// What it holds when full.

@@ -113,7 +113,9 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
         let (scheme, key) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     });
-    bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok())).filter(|key| !key.is_empty())
+    bearer
+        .or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok()))
+        .filter(|key| !key.is_empty())
 }
 
 impl Key {
@@ -158,7 +160,9 @@ impl Key {
         tokens: u64,
     ) -> Result<Grant, ApiError> {
         let mut names = names.into_iter();
-        if !self.models.is_empty() && !names.any(|name| self.models.iter().any(|allowed| matches(allowed, name))) {
+        if !self.models.is_empty()
+            && !names.any(|name| self.models.iter().any(|allowed| matches(allowed, name)))
+        {
             let message = format!("the key '{}' may not use this model", self.name);
             return Err(ApiError::new(ErrorKind::Permission, message).with_param("model"));
         }
@@ -256,11 +260,20 @@ mod tests {
     #[test]
     fn keys_open_doors_by_either_header() {
         let keys = keys(&(entry("alice", "sk-1", "") + &entry("root", "sk-2", "admin = true")));
-        for headers in [with("authorization", "Bearer sk-1"), with("authorization", "bearer  sk-1"), with("x-api-key", "sk-1")] {
+        for headers in [
+            with("authorization", "Bearer sk-1"),
+            with("authorization", "bearer  sk-1"),
+            with("x-api-key", "sk-1"),
+        ] {
             let key = keys.authenticate(&headers).expect("known").expect("keys are on");
             assert_eq!(key.name, "alice");
         }
-        for headers in [HeaderMap::new(), with("x-api-key", "sk-3"), with("authorization", "Basic sk-1"), with("x-api-key", "")] {
+        for headers in [
+            HeaderMap::new(),
+            with("x-api-key", "sk-3"),
+            with("authorization", "Basic sk-1"),
+            with("x-api-key", ""),
+        ] {
             assert_eq!(keys.authenticate(&headers).err().map(|e| e.kind), Some(ErrorKind::Authentication));
         }
         let refused = keys.authorize_admin(&with("x-api-key", "sk-1")).expect_err("no admin");
@@ -272,7 +285,11 @@ mod tests {
 
     #[test]
     fn limits_hold_and_are_given_back() {
-        let text = entry("a", "k", "models = [\"m\", \"org/*\"]\nmax_concurrent = 2\nrequests_per_minute = 4\ntokens_per_minute = 100");
+        let text = entry(
+            "a",
+            "k",
+            "models = [\"m\", \"org/*\"]\nmax_concurrent = 2\nrequests_per_minute = 4\ntokens_per_minute = 100",
+        );
         let keys = keys(&text);
         let key = keys.authenticate(&with("x-api-key", "k")).expect("known").expect("on");
         let kind = |result: Result<Grant, ApiError>| result.err().map(|error| error.kind);
@@ -303,7 +320,8 @@ mod tests {
 
     #[test]
     fn a_spent_budget_closes_the_door() {
-        let entries = file::parse(&entry("a", "k", "budget = 1.0"), std::path::Path::new("t")).expect("valid");
+        let entries =
+            file::parse(&entry("a", "k", "budget = 1.0"), std::path::Path::new("t")).expect("valid");
         let keys = Keys::of(entries, |_| Spending::of(0.75));
         let key = keys.authenticate(&with("x-api-key", "k")).expect("known").expect("on");
         key.admit(["m"], 1).expect("some is left").settle(10, 0.5);

@@ -150,7 +150,11 @@ impl Metrics {
         registry.register(Box::new(reloads.clone()))?;
         let with_end = ["model", "node", "key", "end"];
         Ok(Self {
-            requests: counters("requests_total", "Requests that reached a node, by how they ended", &with_end)?,
+            requests: counters(
+                "requests_total",
+                "Requests that reached a node, by how they ended",
+                &with_end,
+            )?,
             prompt_tokens: counters("prompt_tokens_total", "Prompt tokens, cached ones included", &WHO)?,
             completion_tokens: counters("completion_tokens_total", "Generated tokens", &WHO)?,
             cached_tokens: counters("cached_tokens_total", "Prompt tokens that came from a cache", &WHO)?,
@@ -166,7 +170,12 @@ impl Metrics {
                 &WHO,
                 &INTER_TOKEN_SECONDS,
             )?,
-            duration: histograms("request_seconds", "From the request to the end of its answer", &WHO, &SECONDS)?,
+            duration: histograms(
+                "request_seconds",
+                "From the request to the end of its answer",
+                &WHO,
+                &SECONDS,
+            )?,
             tokens_per_second: histograms(
                 "tokens_per_second",
                 "Generated tokens per second after the first, per request",
@@ -179,8 +188,17 @@ impl Metrics {
             waiting: gauges("waiting_requests", "Requests waiting for a cold model", &["model"])?,
             cold_starts: counters("cold_starts_total", "Requests that had to wait for a load", &["model"])?,
             loads: counters("loads_total", "Loads, by outcome", &["model", "node", "outcome"])?,
-            load_duration: histograms("load_seconds", "From command to ready", &["model", "node"], &LOAD_SECONDS)?,
-            evictions: counters("evictions_total", "Models unloaded, by reason", &["node", "model", "reason"])?,
+            load_duration: histograms(
+                "load_seconds",
+                "From command to ready",
+                &["model", "node"],
+                &LOAD_SECONDS,
+            )?,
+            evictions: counters(
+                "evictions_total",
+                "Models unloaded, by reason",
+                &["node", "model", "reason"],
+            )?,
             node_up: gauges("node_up", "Whether the node answers", &["node"])?,
             breaker_open: gauges("breaker_open", "Whether requests to the node are held back", &["node"])?,
             dropped_fields: counters(
@@ -195,7 +213,13 @@ impl Metrics {
     }
 
     /// The handles of one model on one node for one caller, named by stable hashes.
-    pub fn replica(&self, hashes: (u64, u64, u64), model: &str, node: &str, key: &str) -> Arc<ReplicaMetrics> {
+    pub fn replica(
+        &self,
+        hashes: (u64, u64, u64),
+        model: &str,
+        node: &str,
+        key: &str,
+    ) -> Arc<ReplicaMetrics> {
         if let Some(found) = self.replicas.read().unwrap_or_else(PoisonError::into_inner).get(&hashes) {
             return Arc::clone(found);
         }
@@ -238,8 +262,14 @@ mod tests {
         replica.first_token.observe(0.07);
         replica.ended(End::Complete);
         let text = metrics.render();
-        assert!(text.contains("cortex_first_token_seconds_bucket{key=\"\",model=\"m\",node=\"n\",le=\"0.1\"} 1"), "{text}");
-        assert!(text.contains("cortex_requests_total{end=\"complete\",key=\"\",model=\"m\",node=\"n\"} 1"), "{text}");
+        assert!(
+            text.contains("cortex_first_token_seconds_bucket{key=\"\",model=\"m\",node=\"n\",le=\"0.1\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("cortex_requests_total{end=\"complete\",key=\"\",model=\"m\",node=\"n\"} 1"),
+            "{text}"
+        );
         assert!(Arc::ptr_eq(&replica, &metrics.replica((1, 2, 3), "m", "n", "")));
     }
 }

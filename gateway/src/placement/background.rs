@@ -90,7 +90,8 @@ impl Placement {
             .iter()
             .map(|(resident, model, replica, status)| {
                 let pinned = is_pinned(model, replica, status);
-                let may_go = resident.eligible != 0 && resident.inflight == 0 && !pinned && !replica.gauge.closed();
+                let may_go =
+                    resident.eligible != 0 && resident.inflight == 0 && !pinned && !replica.gauge.closed();
                 Resident { eligible: u32::from(may_go), ..*resident }
             })
             .collect();

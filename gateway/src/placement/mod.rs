@@ -7,6 +7,7 @@
 
 pub mod background;
 pub mod decisions;
+pub mod prefix;
 pub mod residency;
 pub mod room;
 pub mod route;
@@ -22,6 +23,7 @@ use crate::fleet::Fleet;
 use crate::fleet::node_client::NodeClient;
 use crate::metrics::Metrics;
 use decisions::Decisions;
+use prefix::Prefixes;
 use residency::Flights;
 
 /// How placement behaves; from the configuration.
@@ -64,6 +66,7 @@ pub struct Placement {
     policy: Policy,
     metrics: Arc<Metrics>,
     decisions: Decisions,
+    prefixes: Prefixes,
     flights: Flights,
     ordinal: AtomicU64,
     /// Who this gateway is, to nodes.
@@ -88,6 +91,7 @@ impl Placement {
             policy,
             metrics,
             decisions: Decisions::default(),
+            prefixes: Prefixes::default(),
             flights: Flights::default(),
             ordinal: AtomicU64::new(0),
             owner: crate::fleet::identity::new_id("cortex-"),
@@ -112,6 +116,11 @@ impl Placement {
     /// What was decided lately.
     pub fn decisions(&self) -> &Decisions {
         &self.decisions
+    }
+
+    /// Which node has seen which beginnings of prompts.
+    pub fn prefixes(&self) -> &Prefixes {
+        &self.prefixes
     }
 
     /// The loads under way.

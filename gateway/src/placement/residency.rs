@@ -27,7 +27,7 @@ use super::decisions::{ChangeRecord, Facts, request};
 use super::room::{Plan, Room, Steps, Victim};
 use super::route::may_become_resident;
 use crate::fleet::gauge::ReplicaGauge;
-use crate::fleet::identity::{now_ms, random_bits, unix_ms};
+use crate::fleet::identity::{now_ms, random_bits, stable_hash, unix_ms};
 use crate::fleet::node_client::{NodeClient, NodeError};
 use crate::fleet::poll::refresh;
 use crate::fleet::view::{FleetView, ModelView, Replica};
@@ -78,7 +78,9 @@ impl Flight {
     pub fn line(&self) -> String {
         match self {
             Self::Waiting { reason } => format!("waiting: {reason}"),
-            Self::Evicting { node, victims } => format!("making room on {node}: unloading {}", victims.join(", ")),
+            Self::Evicting { node, victims } => {
+                format!("making room on {node}: unloading {}", victims.join(", "))
+            }
             Self::Loading { node, state } => {
                 let percent = state.progress.map_or_else(String::new, |p| format!(" {:.0}%", p * 100.0));
                 let eta = state.eta_s.map_or_else(String::new, |eta| format!(" eta {eta:.0}s"));
@@ -161,7 +163,12 @@ impl Placement {
     }
 
     /// Until a replica serves, or nobody can make one.
-    async fn fly(&self, model: &str, only: Option<&str>, flight: &watch::Sender<Flight>) -> Result<(), ApiError> {
+    async fn fly(
+        &self,
+        model: &str,
+        only: Option<&str>,
+        flight: &watch::Sender<Flight>,
+    ) -> Result<(), ApiError> {
         let started = Instant::now();
         let mut failed: HashMap<u64, ApiError> = HashMap::new();
         let mut changes = self.fleet.watch();
@@ -175,7 +182,9 @@ impl Placement {
                 return Ok(());
             }
             let coming = known.replicas.iter().filter(wanted).find(|replica| {
-                replica.residency == Residency::LOADING && replica.node.usable() && !failed.contains_key(&replica.node.hash)
+                replica.residency == Residency::LOADING
+                    && replica.node.usable()
+                    && !failed.contains_key(&replica.node.hash)
             });
             if let Some(replica) = coming {
                 match self.follow(known, replica, flight).await {
@@ -201,8 +210,14 @@ impl Placement {
                         tracing::info!(model, node = %replica.node.name, reason, "planning anew");
                         flight.send_replace(Flight::Waiting { reason });
                         if replans >= REPLANS {
-                            let error = ApiError::new(ErrorKind::Conflict, "the node changed faster than a plan could be made");
-                            failed.insert(replica.node.hash, error.with_code("plan_conflict").with_retry_after(2));
+                            let error = ApiError::new(
+                                ErrorKind::Conflict,
+                                "the node changed faster than a plan could be made",
+                            );
+                            failed.insert(
+                                replica.node.hash,
+                                error.with_code("plan_conflict").with_retry_after(2),
+                            );
                         }
                         let _ = tokio::time::timeout(FOLLOW_EVERY, changes.changed()).await;
                     }
@@ -212,8 +227,13 @@ impl Placement {
                 },
             }
             if started.elapsed() > self.policy.load_wait {
-                let message = format!("the model '{model}' found no place within {} s", self.policy.load_wait.as_secs());
-                return Err(ApiError::new(ErrorKind::Loading, message).with_code("load_timeout").with_retry_after(10));
+                let message = format!(
+                    "the model '{model}' found no place within {} s",
+                    self.policy.load_wait.as_secs()
+                );
+                return Err(ApiError::new(ErrorKind::Loading, message)
+                    .with_code("load_timeout")
+                    .with_retry_after(10));
             }
         }
     }
@@ -273,7 +293,8 @@ impl Placement {
         let Some((index, client)) = self.client(&node.name) else {
             return Attempt::Again("the node is not configured".into());
         };
-        flight.send_replace(Flight::Waiting { reason: format!("another change on {} comes first", node.name) });
+        flight
+            .send_replace(Flight::Waiting { reason: format!("another change on {} comes first", node.name) });
         let changing = node.gauge.changing.lock().await;
         // While waiting for the lock the node has changed; only the plan made now counts.
         if !refresh(&self.fleet, client, index).await {
@@ -361,6 +382,7 @@ impl Placement {
         let reason = outcome.as_ref().err().map_or_else(String::new, ToString::to_string);
         self.record(action, &replica.node.name, &known.id, None, &outcome, started, reason);
         if outcome.is_ok() {
+            self.prefixes.forget(known.hash, replica.node.hash);
             self.metrics.evictions.with_label_values(&[node, &known.id, action]).inc();
         }
         outcome.map(|_| ()).map_err(|error| node_said(error, "unload_failed"))
@@ -520,9 +542,8 @@ impl Change<'_> {
         for victim in &self.steps.victims {
             self.unload(victim, guard, take_turn).await?;
         }
-        let free = async || {
-            refresh(&self.placement.fleet, self.client, self.index).await && self.room_is_free()
-        };
+        let free =
+            async || refresh(&self.placement.fleet, self.client, self.index).await && self.room_is_free();
         self.until("free its memory", FREE_TIMEOUT, free).await
     }
 
@@ -538,10 +559,19 @@ impl Change<'_> {
             guard: guard.clone(),
         };
         let outcome = self.client.with_timeout(UNLOAD_TIMEOUT).unload(&request).await;
-        self.placement.record("evict", node, &victim.model, Some(&self.model.id), &outcome, started, victim.reason.clone());
+        self.placement.record(
+            "evict",
+            node,
+            &victim.model,
+            Some(&self.model.id),
+            &outcome,
+            started,
+            victim.reason.clone(),
+        );
         match outcome {
             Ok(answer) => {
                 guard.residency_revision = Some(answer.residency_revision);
+                self.placement.prefixes.forget(stable_hash(victim.model.as_bytes()), self.replica.node.hash);
                 self.replica.node.gauge.count_cycle();
                 let reason = if take_turn { "turn" } else { "need" };
                 self.placement.metrics.evictions.with_label_values(&[node, &victim.model, reason]).inc();
@@ -558,7 +588,10 @@ impl Change<'_> {
         let Some(node) = view.node(&self.replica.node.name) else { return false };
         // A lease counts as used; it is our own.
         self.steps.claims.iter().all(|claim| {
-            node.devices().iter().find(|d| d.id == claim.device).is_none_or(|d| d.memory_free_bytes >= claim.bytes)
+            node.devices()
+                .iter()
+                .find(|d| d.id == claim.device)
+                .is_none_or(|d| d.memory_free_bytes >= claim.bytes)
         })
     }
 
@@ -661,7 +694,10 @@ fn does_not_fit(model: &ModelView, missing_bytes: u64) -> ApiError {
     let missing = missing_bytes as f64 / (1u64 << 30) as f64;
     let mut error = ApiError::new(
         ErrorKind::OutOfMemory,
-        format!("the model '{}' does not fit: {missing:.2} GiB are missing, whatever else is unloaded", model.id),
+        format!(
+            "the model '{}' does not fit: {missing:.2} GiB are missing, whatever else is unloaded",
+            model.id
+        ),
     )
     .with_code("no_capacity");
     error.retryable = false;

@@ -279,7 +279,8 @@ fn warm_s(status: &ModelStatus) -> f32 {
     if speed <= 0.0 {
         return 0.0;
     }
-    let held = f64::from(status.activity.cache_use) * details.context_tokens as f64 * f64::from(details.slots);
+    let held =
+        f64::from(status.activity.cache_use) * details.context_tokens as f64 * f64::from(details.slots);
     (held / f64::from(speed)) as f32
 }
 
@@ -356,7 +357,8 @@ mod tests {
     fn plan(devices: Vec<Device>, models: Vec<ModelStatus>, catalogue: &str, take_turn: bool) -> Plan {
         let node: Neuron = toml::from_str("name = \"n\"\nendpoint = \"http://n:1\"").expect("a node");
         let wanted = "[[models]]\nid = \"wanted\"\nmemory = \"10 GiB\"\nclass = 1\n";
-        let catalogue = Catalogue::parse(&format!("{wanted}{catalogue}"), std::path::Path::new("t")).expect("valid");
+        let catalogue =
+            Catalogue::parse(&format!("{wanted}{catalogue}"), std::path::Path::new("t")).expect("valid");
         let fleet = Fleet::new(vec![node], catalogue, 3);
         fleet.heard(0, NodeModels { devices, models, ..NodeModels::default() }, None);
         let view = fleet.view();
@@ -375,7 +377,8 @@ mod tests {
 
     #[test]
     fn free_memory_needs_no_eviction_and_the_tightest_device_is_taken() {
-        let plan = plan(vec![device("a", 20 * GIB), device("b", 11 * GIB), device("c", GIB)], vec![], "", false);
+        let plan =
+            plan(vec![device("a", 20 * GIB), device("b", 11 * GIB), device("c", GIB)], vec![], "", false);
         assert_eq!(victims(&plan), [] as [&str; 0]);
         let Plan::Now(steps) = plan else { unreachable!() };
         assert_eq!(steps.devices, [DeviceId::from("b")]);
@@ -391,9 +394,15 @@ mod tests {
         assert_eq!(victims(&plan(full(), vec![old(1)], "", true)), ["old"], "its turn");
         let missing = Plan::Never { missing_bytes: 9 * GIB };
         assert_eq!(plan(full(), vec![ModelStatus { pinned: true, ..old(0) }], "", true), missing);
-        assert_eq!(plan(full(), vec![old(0)], "[[models]]\nid = \"old\"\npinned_on = [\"n\"]", true), missing);
+        assert_eq!(
+            plan(full(), vec![old(0)], "[[models]]\nid = \"old\"\npinned_on = [\"n\"]", true),
+            missing
+        );
         assert_eq!(plan(full(), vec![old(0)], "[[models]]\nid = \"old\"\nclass = 2", true), missing);
-        assert_eq!(victims(&plan(full(), vec![old(0)], "[[models]]\nid = \"old\"\nclass = 1", false)), ["old"]);
+        assert_eq!(
+            victims(&plan(full(), vec![old(0)], "[[models]]\nid = \"old\"\nclass = 1", false)),
+            ["old"]
+        );
     }
 
     #[test]

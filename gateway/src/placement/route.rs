@@ -37,7 +37,11 @@ pub enum Step {
 impl Placement {
     /// Facts every request begins with.
     pub fn new_facts(&self) -> Facts {
-        Facts { ordinal: self.ordinal.fetch_add(1, Ordering::Relaxed), seed: random_bits(), ..Facts::default() }
+        Facts {
+            ordinal: self.ordinal.fetch_add(1, Ordering::Relaxed),
+            seed: random_bits(),
+            ..Facts::default()
+        }
     }
 
     /// Chooses a place for a request for `name`, leaving out nodes (by hash) it has `tried`.
@@ -69,6 +73,9 @@ impl Placement {
             } else {
                 Err(nobody(model))
             };
+        }
+        if !facts.prefix_blocks.is_empty() {
+            self.add_cached(model.hash, facts, &mut candidates);
         }
         if self.policy.consider_loading && tried.is_empty() {
             self.add_cold(view, model, now, &mut indices, &mut candidates);
@@ -126,6 +133,15 @@ impl Placement {
                 };
                 (0..candidates.len()).min_by_key(|index| load(&candidates[*index])).unwrap_or(0)
             }
+        }
+    }
+
+    /// Tells the router what of the prompt each candidate has seen before.
+    fn add_cached(&self, model: u64, facts: &Facts, candidates: &mut [Candidate]) {
+        let nodes = candidates.iter().map(|candidate| candidate.node);
+        let known = self.prefixes.matches(model, &facts.prefix_blocks, nodes);
+        for (candidate, blocks) in candidates.iter_mut().zip(known) {
+            candidate.cached_tokens = (blocks * facts.block_tokens).min(facts.prompt_tokens);
         }
     }
 

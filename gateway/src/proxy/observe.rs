@@ -197,7 +197,9 @@ impl Observer {
 
 fn has_content(text: &[u8]) -> bool {
     let nonempty = |finder: &Finder<'_>| {
-        finder.find_iter(text).any(|at| text.get(at + finder.needle().len()).is_some_and(|byte| *byte != b'"'))
+        finder
+            .find_iter(text)
+            .any(|at| text.get(at + finder.needle().len()).is_some_and(|byte| *byte != b'"'))
     };
     CONTENT.iter().any(nonempty) || CONTENT_ALWAYS.iter().any(|finder| finder.find(text).is_some())
 }
@@ -227,7 +229,11 @@ mod tests {
             observer.saw(&CHAT.as_bytes()[..cut]);
             observer.saw(&CHAT.as_bytes()[cut..]);
             observer.finish();
-            assert_eq!(observer.tokens(), Some(Tokens { prompt: 7, cached: 4, completion: 2 }), "cut at {cut}");
+            assert_eq!(
+                observer.tokens(),
+                Some(Tokens { prompt: 7, cached: 4, completion: 2 }),
+                "cut at {cut}"
+            );
             assert!(observer.ended() && observer.first_content().is_some(), "cut at {cut}");
         }
     }

@@ -35,7 +35,11 @@ pub struct Waiting {
 enum State {
     Asking(Answer),
     /// An answer that is an error: its body is gathered into one event.
-    Refused { status: u16, body: axum::body::Body, gathered: Vec<u8> },
+    Refused {
+        status: u16,
+        body: axum::body::Body,
+        gathered: Vec<u8>,
+    },
     Relaying(axum::body::Body),
     Over,
 }

@@ -107,9 +107,12 @@ impl Account {
         let seconds = self.started.elapsed().as_secs_f64();
         self.handles.duration.observe(seconds);
         self.handles.ended(end);
-        let cost = self.party.model.spec.as_ref().map_or(0.0, |spec| {
-            spec.cost.of(tokens.prompt, tokens.cached, tokens.completion)
-        });
+        let cost = self
+            .party
+            .model
+            .spec
+            .as_ref()
+            .map_or(0.0, |spec| spec.cost.of(tokens.prompt, tokens.cached, tokens.completion));
         if let Some(grant) = &mut self.party.grant {
             grant.settle(tokens.prompt + tokens.completion, cost);
         }

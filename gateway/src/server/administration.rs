@@ -182,7 +182,11 @@ pub async fn strategies(State(gateway): State<Arc<Gateway>>) -> Response {
 }
 
 /// Why a request went where it went: every candidate, its score and terms, for each attempt.
-pub async fn explain(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
+pub async fn explain(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Response {
     if let Err(refused) = gateway.keys.load().authenticate(&headers) {
         return answer::<()>(Err(refused));
     }

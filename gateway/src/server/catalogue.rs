@@ -26,7 +26,11 @@ pub struct Page {
 }
 
 /// All models.
-pub async fn list(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Query(page): Query<Page>) -> Response {
+pub async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    Query(page): Query<Page>,
+) -> Response {
     let dialect = dialect_of(&headers);
     if let Err(refused) = gateway.keys.load().authenticate(&headers) {
         return error::response(&refused, dialect, "");
@@ -46,7 +50,11 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Query
 }
 
 /// One model, by id or alias.
-pub async fn one(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Path(id): Path<String>) -> Response {
+pub async fn one(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Response {
     let dialect = dialect_of(&headers);
     if let Err(refused) = gateway.keys.load().authenticate(&headers) {
         return error::response(&refused, dialect, "");
@@ -71,7 +79,8 @@ pub fn openai(model: &ModelView) -> Model {
     } else if loading.is_some() {
         ModelState::Loading
     } else {
-        let failed = model.replicas.iter().any(|r| r.status.as_ref().is_some_and(|s| s.state == ModelState::Failed));
+        let failed =
+            model.replicas.iter().any(|r| r.status.as_ref().is_some_and(|s| s.state == ModelState::Failed));
         if failed { ModelState::Failed } else { ModelState::Absent }
     };
     let details = model.replicas.iter().filter_map(|r| r.status.as_ref()?.details.as_ref()).next();
@@ -88,7 +97,8 @@ pub fn openai(model: &ModelView) -> Model {
 }
 
 fn context_tokens(model: &ModelView) -> Option<u64> {
-    let reported = model.replicas.iter().filter_map(|r| Some(r.status.as_ref()?.details.as_ref()?.context_tokens));
+    let reported =
+        model.replicas.iter().filter_map(|r| Some(r.status.as_ref()?.details.as_ref()?.context_tokens));
     reported.filter(|tokens| *tokens > 0).min().or(model.spec.as_ref().and_then(|spec| spec.context_tokens))
 }
 

@@ -19,6 +19,7 @@ use crate::fleet::identity::{new_id, stable_hash};
 use crate::keys::{Grant, Key};
 use crate::metrics::ReplicaMetrics;
 use crate::placement::decisions::Facts;
+use crate::placement::prefix;
 use crate::placement::residency::Flight;
 use crate::placement::route::{Placed, Step};
 use crate::proxy::forward::{self, ForwardError, Outgoing, pass_on};
@@ -100,6 +101,8 @@ async fn read(
     facts.session = session(&parts.headers, &peeked.session);
     facts.prompt_tokens = (body.len() / BYTES_PER_TOKEN).min(u32::MAX as usize) as u32;
     facts.max_tokens = peeked.max_tokens;
+    facts.prefix_blocks = prefix::blocks(&peeked.prompt);
+    facts.block_tokens = prefix::BLOCK_TOKENS;
     let (model, mut model_span, mut stream) = (peeked.model.into_owned(), peeked.model_span, peeked.stream);
     let wait = wait_of(&parts.headers, Duration::from_secs(gateway.config.gateway.load_wait_s));
     pass_on(&mut parts.headers);
@@ -258,7 +261,8 @@ fn admit(gateway: &Gateway, job: &Job) -> Result<Option<Grant>, ApiError> {
     let Some(key) = &job.key else { return Ok(None) };
     let expected = model.map_or(512.0, |model| model.gauge.expected_tokens(job.facts.max_tokens));
     let tokens = u64::from(job.facts.prompt_tokens) + expected as u64;
-    let names = model.iter().flat_map(|model| std::iter::once(&model.id).chain(&model.aliases)).map(String::as_str);
+    let names =
+        model.iter().flat_map(|model| std::iter::once(&model.id).chain(&model.aliases)).map(String::as_str);
     key.admit(names.chain([job.model.as_str()]), tokens).map(Some)
 }
 
@@ -286,7 +290,9 @@ async fn wait_for_load(gateway: &Arc<Gateway>, job: &Job) -> Result<(), ApiError
         other => {
             let message = format!("the model '{}' is not ready yet: {}", model.id, other.line());
             let eta = other.loading().eta_s.map_or(5, |eta| eta.ceil() as u32);
-            Err(ApiError::new(ErrorKind::Loading, message).with_loading(other.loading()).with_retry_after(eta))
+            Err(ApiError::new(ErrorKind::Loading, message)
+                .with_loading(other.loading())
+                .with_retry_after(eta))
         }
     }
 }
@@ -310,7 +316,8 @@ async fn attempt(
         outgoing.body = wire_api::peek::with_model(&outgoing.body, span, name).into();
     }
     let Some(uri) = placed.node.endpoint.uri(&outgoing.path) else {
-        let error = ApiError::new(ErrorKind::Internal, format!("node {} has no usable URL", placed.node.name));
+        let error =
+            ApiError::new(ErrorKind::Internal, format!("node {} has no usable URL", placed.node.name));
         return Attempt::Elsewhere { error, reason: "endpoint" };
     };
     let key = gateway.node_keys.get(&placed.node.hash);
@@ -344,8 +351,9 @@ async fn attempt(
 /// Whether another node could serve the request.
 fn others(gateway: &Gateway, job: &Job, node: u64) -> bool {
     let view = gateway.fleet.view();
-    view.model(&job.model)
-        .is_some_and(|model| model.replicas.iter().any(|replica| replica.node.hash != node && replica.serves()))
+    view.model(&job.model).is_some_and(|model| {
+        model.replicas.iter().any(|replica| replica.node.hash != node && replica.serves())
+    })
 }
 
 /// Passes the answer on, in the caller's dialect.
@@ -358,11 +366,15 @@ async fn relay(
     response: http::Response<hyper::body::Incoming>,
 ) -> Response {
     placed.ticket.succeeded();
+    if response.status().is_success() {
+        gateway.placement.prefixes().note(placed.model.hash, &job.facts.prefix_blocks, placed.node.hash);
+    }
     let handles = handles(gateway, &placed, grant.as_ref().map(Grant::key));
     let (model, node) = (Arc::clone(&placed.model), Arc::clone(&placed.node));
     let party = Party { model, node, grant, route: job.api.as_str() };
     let underway = underway.take().unwrap_or_else(|| Underway::begin(&gateway.metrics));
-    let account = Account::open(job.id.clone(), handles, gateway.ledger.clone(), party, job.started, underway);
+    let account =
+        Account::open(job.id.clone(), handles, gateway.ledger.clone(), party, job.started, underway);
     let (mut parts, body) = response.into_parts();
     forward::pass_back(&mut parts.headers);
     let events = parts

@@ -80,8 +80,8 @@ fn say(path: &Path, outcome: Result<(), ConfigError>) {
 }
 
 fn reload_catalogue(gateway: &Gateway, path: &Path) -> Result<(), ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let catalogue = Catalogue::parse(&text, path)?;
     catalogue.check_nodes(gateway.fleet.nodes().iter().map(|node| node.name.as_str()))?;
     gateway.fleet.replace_catalogue(catalogue);

@@ -114,7 +114,9 @@ impl Ledger {
             Err(TrySendError::Full(row)) => {
                 tracing::warn!(request = row.request_id, "the usage database cannot keep up; a row is lost");
             }
-            Err(TrySendError::Disconnected(_)) => tracing::error!("the usage database is gone; a row is lost"),
+            Err(TrySendError::Disconnected(_)) => {
+                tracing::error!("the usage database is gone; a row is lost")
+            }
         }
     }
 
@@ -220,7 +222,11 @@ fn cell(value: Option<rusqlite::types::ValueRef<'_>>) -> String {
         Some(ValueRef::Real(number)) => number.to_string(),
         Some(ValueRef::Text(text)) => {
             let text = String::from_utf8_lossy(text);
-            if text.contains([',', '"', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into_owned() }
+            if text.contains([',', '"', '\n']) {
+                format!("\"{}\"", text.replace('"', "\"\""))
+            } else {
+                text.into_owned()
+            }
         }
         _ => String::new(),
     }
@@ -283,7 +289,11 @@ mod tests {
         export(&path, &mut text).expect("readable");
         let text = String::from_utf8(text).expect("text");
         assert_eq!(text.lines().count(), 2002);
-        assert!(text.starts_with("request_id,unix_ms,key") && text.contains("\"req,5\",5,bob,"), "{}", &text[..300]);
+        assert!(
+            text.starts_with("request_id,unix_ms,key") && text.contains("\"req,5\",5,bob,"),
+            "{}",
+            &text[..300]
+        );
     }
 
     #[test]

@@ -21,7 +21,10 @@ fn key_file(folder: &Path, limits: &str) -> (String, String, String) {
 }
 
 fn settings(keys: &str, folder: &Path) -> String {
-    format!("[keys]\nfile = {keys:?}\n[usage]\ndatabase = {:?}", folder.join("usage.sqlite").display().to_string())
+    format!(
+        "[keys]\nfile = {keys:?}\n[usage]\ndatabase = {:?}",
+        folder.join("usage.sqlite").display().to_string()
+    )
 }
 
 #[tokio::test]
@@ -49,7 +52,8 @@ async fn a_key_is_needed_and_an_admin_key_for_changes() {
 #[tokio::test]
 async fn limits_turn_away_with_a_time_to_come_back_and_running_requests_count_once() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (path, user, _) = key_file(folder.path(), "models = [\"m\"]\nmax_concurrent = 1\nrequests_per_minute = 3");
+    let (path, user, _) =
+        key_file(folder.path(), "models = [\"m\"]\nmax_concurrent = 1\nrequests_per_minute = 3");
     let a = MockNode::start("a", 100).await.with_loaded("m", 10).with_loaded("n", 10);
     let gateway = TestGateway::start(&[&a], &settings(&path, folder.path()), "").await;
     let key: &[(&str, &str)] = &[("x-api-key", &user), ("x-mock", "chunks=1000 pause_ms=20")];
@@ -73,7 +77,8 @@ async fn every_request_is_in_the_books_and_a_spent_budget_survives_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, user, _) = key_file(folder.path(), "budget = 10.0");
     let a = MockNode::start("a", 100).await.with_loaded("m", 10);
-    let catalogue = "[[models]]\nid = \"m\"\ncost = { input_per_million = 1000000.0, output_per_million = 1000000.0 }";
+    let catalogue =
+        "[[models]]\nid = \"m\"\ncost = { input_per_million = 1000000.0, output_per_million = 1000000.0 }";
     let settings = settings(&path, folder.path());
     let gateway = TestGateway::start(&[&a], &settings, catalogue).await;
     let key: &[(&str, &str)] = &[("x-api-key", &user)];
@@ -81,7 +86,10 @@ async fn every_request_is_in_the_books_and_a_spent_budget_survives_a_restart() {
     assert!(!chat_with(&gateway.endpoint, "m", false, key).await.text().await.is_empty());
     gateway.until("settled", |g| g.metrics.inflight.get() == 0).await;
     let refused = chat_with(&gateway.endpoint, "m", false, key).await;
-    assert_eq!((refused.status, refused.json().await["error"]["code"].clone()), (429, json!("insufficient_quota")));
+    assert_eq!(
+        (refused.status, refused.json().await["error"]["code"].clone()),
+        (429, json!("insufficient_quota"))
+    );
     gateway.stop().await;
     let gateway = TestGateway::start(&[&a], &settings, catalogue).await;
     assert_eq!(chat_with(&gateway.endpoint, "m", false, key).await.status, 429, "not forgotten");

@@ -67,10 +67,10 @@ async fn an_idle_model_makes_room_before_the_load_and_the_reason_is_kept() {
         .filter(|change| change["action"] == "evict")
         .map(|change| (change["model"].clone(), change["on_behalf_of"].clone(), change["outcome"].clone()))
         .collect();
-    assert_eq!(evictions, [
-        (json!("new"), json!("old"), json!("done")),
-        (json!("old"), json!("new"), json!("done"))
-    ]);
+    assert_eq!(
+        evictions,
+        [(json!("new"), json!("old"), json!("done")), (json!("old"), json!("new"), json!("done"))]
+    );
     assert!(fleet["changes"].to_string().contains("regret_s="), "the evictor's terms are kept");
 }
 

@@ -102,7 +102,8 @@ async fn a_client_of_responses_gets_its_events() {
     let (_a, gateway) = house().await;
     let url = format!("{}/v1/responses", gateway.endpoint);
     let ask = |stream: bool| {
-        json!({"model": "m", "stream": stream, "store": false, "input": [{"role": "user", "content": "Hi"}]}).to_string()
+        json!({"model": "m", "stream": stream, "store": false, "input": [{"role": "user", "content": "Hi"}]})
+            .to_string()
     };
     let text = send("POST", &url, &[], ask(true)).await.text().await;
     let events: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();

@@ -49,7 +49,10 @@ fn settings(nodes: &[&MockNode], over: &str) -> Config {
     merge(&mut table, toml::from_str(over).expect("test settings"));
     let mut text = table.to_string();
     for node in nodes {
-        text.push_str(&format!("\n[[neurons]]\nname = {:?}\nendpoint = {:?}\n", node.state.name, node.endpoint));
+        text.push_str(&format!(
+            "\n[[neurons]]\nname = {:?}\nendpoint = {:?}\n",
+            node.state.name, node.endpoint
+        ));
     }
     Config::parse(&text, Path::new("test"), []).expect("test settings")
 }
@@ -78,8 +81,12 @@ impl TestGateway {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
         let (stop, stopped) = watch::channel(false);
-        let server =
-            tokio::spawn(listen::serve(listener, router(Arc::clone(&gateway)), stopped, Duration::from_secs(20)));
+        let server = tokio::spawn(listen::serve(
+            listener,
+            router(Arc::clone(&gateway)),
+            stopped,
+            Duration::from_secs(20),
+        ));
         Self { endpoint, gateway, server, stop, _assembled: assembled }
     }
 

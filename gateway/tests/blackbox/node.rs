@@ -18,7 +18,9 @@ use tokio::task::AbortHandle;
 use wire_api::node::discovery::{Device, Discovery};
 use wire_api::node::lease::{Guard, Lease, LeaseRequest};
 use wire_api::node::load::{LoadRequest, LoadResponse, UnloadRequest, UnloadResponse};
-use wire_api::node::models::{Activity, Failure, ModelDetails, ModelMemory, ModelState, ModelStatus, NodeModels};
+use wire_api::node::models::{
+    Activity, Failure, ModelDetails, ModelMemory, ModelState, ModelStatus, NodeModels,
+};
 use wire_api::node::{DeviceId, LeaseId, ModelId};
 use wire_api::{ApiError, Dialect, ErrorKind};
 
@@ -225,27 +227,42 @@ async fn models(State(node): State<Arc<Inner>>) -> Response {
     let mut list: BTreeMap<String, ModelStatus> = BTreeMap::new();
     for (id, loadable) in node.loadable.lock().expect("unpoisoned").iter() {
         let memory = ModelMemory { planned_bytes: loadable.bytes, ..ModelMemory::default() };
-        list.insert(id.clone(), ModelStatus { id: ModelId::from(id.as_str()), memory, ..ModelStatus::default() });
+        list.insert(
+            id.clone(),
+            ModelStatus { id: ModelId::from(id.as_str()), memory, ..ModelStatus::default() },
+        );
     }
     for (id, loaded) in node.loaded.lock().expect("unpoisoned").iter() {
         let inflight = node.inflight(id);
-        list.insert(id.clone(), ModelStatus {
-            id: ModelId::from(id.as_str()),
-            state: loaded.state,
-            aliases: loaded.aliases.clone(),
-            pinned: loaded.pinned,
-            failure: loaded.failure.clone(),
-            memory: ModelMemory { planned_bytes: loaded.bytes, measured_bytes: loaded.bytes, ..Default::default() },
-            activity: Activity { inflight, running: inflight, last_used_ms: loaded.last_used_ms, ..Default::default() },
-            details: Some(ModelDetails {
-                devices: vec![DeviceId::from("cpu-0")],
-                slots: 4,
-                context_tokens: 4096,
-                ready_since_ms: Some(loaded.since_ms),
-                ..ModelDetails::default()
-            }),
-            ..ModelStatus::default()
-        });
+        list.insert(
+            id.clone(),
+            ModelStatus {
+                id: ModelId::from(id.as_str()),
+                state: loaded.state,
+                aliases: loaded.aliases.clone(),
+                pinned: loaded.pinned,
+                failure: loaded.failure.clone(),
+                memory: ModelMemory {
+                    planned_bytes: loaded.bytes,
+                    measured_bytes: loaded.bytes,
+                    ..Default::default()
+                },
+                activity: Activity {
+                    inflight,
+                    running: inflight,
+                    last_used_ms: loaded.last_used_ms,
+                    ..Default::default()
+                },
+                details: Some(ModelDetails {
+                    devices: vec![DeviceId::from("cpu-0")],
+                    slots: 4,
+                    context_tokens: 4096,
+                    ready_since_ms: Some(loaded.since_ms),
+                    ..ModelDetails::default()
+                }),
+                ..ModelStatus::default()
+            },
+        );
     }
     Json(NodeModels {
         boot_id: node.boot.lock().expect("unpoisoned").as_str().into(),
@@ -406,7 +423,8 @@ async fn infer(State(node): State<Arc<Inner>>, request: Request) -> Response {
     }
     node.requests.lock().expect("unpoisoned").push((path.clone(), parts.headers, body.clone()));
     if let Some(status) = script.number("status") {
-        let error = ApiError::new(ErrorKind::from_status(status as u16), format!("{} says {status}", node.name));
+        let error =
+            ApiError::new(ErrorKind::from_status(status as u16), format!("{} says {status}", node.name));
         let status = StatusCode::from_u16(status as u16).expect("a status");
         return (status, Json(error.openai_body())).into_response();
     }

@@ -57,7 +57,8 @@ async fn a_pinned_model_is_loaded_unasked_and_comes_back() {
 #[tokio::test]
 async fn an_idle_model_is_unloaded_after_its_time_and_a_busy_one_is_not() {
     let a = MockNode::start("a", 100).await.with_loaded("idle", 10).with_loaded("busy", 10);
-    let catalogue = "[[models]]\nid = \"idle\"\nidle_timeout_s = 1\n[[models]]\nid = \"busy\"\nidle_timeout_s = 1";
+    let catalogue =
+        "[[models]]\nid = \"idle\"\nidle_timeout_s = 1\n[[models]]\nid = \"busy\"\nidle_timeout_s = 1";
     let gateway = TestGateway::start(&[&a], "", catalogue).await;
     let mut stream = chat(&gateway.endpoint, "busy", true, "chunks=100000 pause_ms=20").await;
     stream.next().await.expect("it began");

@@ -118,7 +118,8 @@ async fn retries_have_a_budget() {
     let gateway = TestGateway::start(&[&a, &b], "[gateway]\nretry_budget = 0.0", "").await;
     let answer = chat(&gateway.endpoint, "m", false, "status=503").await;
     assert_eq!(answer.status, 503);
-    let tried = a.state.requests.lock().expect("unpoisoned").len() + b.state.requests.lock().expect("unpoisoned").len();
+    let tried = a.state.requests.lock().expect("unpoisoned").len()
+        + b.state.requests.lock().expect("unpoisoned").len();
     assert_eq!(tried, 1);
 }
 
@@ -151,11 +152,28 @@ async fn refusals_of_the_gateway_itself_have_the_callers_shape() {
 #[tokio::test]
 async fn a_foreign_server_is_a_node_too() {
     let node = MockNode::start("foreign-node", 100).await;
-    let settings = format!(
-        "[[neurons]]\nname = \"vendor\"\nkind = \"openai\"\nendpoint = {:?}\n",
-        node.endpoint
-    );
+    let settings =
+        format!("[[neurons]]\nname = \"vendor\"\nkind = \"openai\"\nendpoint = {:?}\n", node.endpoint);
     let gateway = TestGateway::start(&[], &settings, "").await;
     let answer = chat(&gateway.endpoint, "foreign", false, "").await;
     assert_eq!((answer.status, answer.header("x-cortex-node")), (200, "vendor"));
+}
+
+#[tokio::test]
+async fn a_conversation_goes_where_its_beginning_was_computed() {
+    let a = MockNode::start("a", 100).await.with_loaded("m", 10);
+    let b = MockNode::start("b", 100).await.with_loaded("m", 10);
+    let gateway = TestGateway::start(&[&a, &b], "[routing]\nstrategy = \"prefix_affinity\"", "").await;
+    let url = format!("{}/v1/chat/completions", gateway.endpoint);
+    for topic in ["cats", "dogs", "birds", "fish", "bees", "ants"] {
+        let mut messages = vec![json!({"role": "system", "content": topic.repeat(400)})];
+        let mut nodes = std::collections::BTreeSet::new();
+        for turn in 0..4 {
+            messages.push(json!({"role": "user", "content": format!("turn {turn} {}", "x".repeat(300))}));
+            let body = json!({"model": "m", "messages": messages}).to_string();
+            let answer = send("POST", &url, &[], body).await;
+            nodes.insert(answer.header("x-cortex-node").to_owned());
+        }
+        assert_eq!(nodes.len(), 1, "{topic} wandered");
+    }
 }

@@ -48,7 +48,9 @@ async fn a_client_that_leaves_cancels_the_work() {
     }
     gateway.until("the node is idle", |_| a.state.total_inflight() == 0).await;
     assert_eq!(a.state.cancelled.load(Ordering::SeqCst), 5);
-    gateway.until("counters at zero", |g| g.fleet.gauges().inflight() == 0 && g.metrics.inflight.get() == 0).await;
+    gateway
+        .until("counters at zero", |g| g.fleet.gauges().inflight() == 0 && g.metrics.inflight.get() == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -57,7 +59,8 @@ async fn a_stream_that_dies_ends_with_an_error_event_in_the_callers_shape() {
     let gateway = TestGateway::start(&[&a], "", "").await;
     let text = chat(&gateway.endpoint, "m", true, "chunks=5 die_after=3").await.text().await;
     let last = text.trim_end().rsplit("\n\n").next().expect("events");
-    let error: serde_json::Value = serde_json::from_str(last.strip_prefix("data: ").expect("data")).expect("JSON");
+    let error: serde_json::Value =
+        serde_json::from_str(last.strip_prefix("data: ").expect("data")).expect("JSON");
     assert_eq!(error["error"]["code"], "upstream_lost", "{text}");
     assert!(!text.contains("[DONE]"), "a cut answer must not pass for a whole one: {text}");
     assert!(text.contains("a-2"), "what came before is kept");
