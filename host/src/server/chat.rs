@@ -71,7 +71,9 @@ impl Chunks {
             Delta::ToolCall { index, name } => {
                 Wire::tool_call(ToolCallDelta::open(index as u32, self.call_id(choice, index), name))
             }
-            Delta::ToolArguments { index, text } => Wire::tool_call(ToolCallDelta::arguments(index as u32, text)),
+            Delta::ToolArguments { index, text } => {
+                Wire::tool_call(ToolCallDelta::arguments(index as u32, text))
+            }
         }
     }
 }

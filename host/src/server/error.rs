@@ -18,11 +18,22 @@ impl From<ApiError> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let Self(error) = self;
-        let status = StatusCode::from_u16(error.status(Dialect::OpenAi)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(error.status(Dialect::OpenAi)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if status.is_server_error() {
-            tracing::warn!(status = status.as_u16(), code = error.code, message = error.message, "request failed");
+            tracing::warn!(
+                status = status.as_u16(),
+                code = error.code,
+                message = error.message,
+                "request failed"
+            );
         } else {
-            tracing::debug!(status = status.as_u16(), code = error.code, message = error.message, "request refused");
+            tracing::debug!(
+                status = status.as_u16(),
+                code = error.code,
+                message = error.message,
+                "request refused"
+            );
         }
         let mut response = (status, Json(error.openai_body())).into_response();
         for (name, value) in error.headers() {

@@ -179,7 +179,8 @@ pub async fn events(State(house): State<Arc<House>>, Path(id): Path<String>) -> 
         sse::encode::json_event(&mut frame, event.progress.phase.as_str(), &event);
         Ok::<_, Infallible>(Bytes::from(frame))
     });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, Body::from_stream(frames)).into_response())
 }
 

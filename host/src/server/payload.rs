@@ -30,6 +30,7 @@ impl<S: Send + Sync> FromRequest<S> for Payload {
 
 /// Reads a JSON body of the node API.
 pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Refused(ApiError::new(ErrorKind::InvalidRequest, format!("the request body: {error}"))))
+    serde_json::from_slice(bytes).map_err(|error| {
+        Refused(ApiError::new(ErrorKind::InvalidRequest, format!("the request body: {error}")))
+    })
 }

@@ -93,7 +93,8 @@ pub async fn streamed<P: Pieces>(
         let bytes = conversation.next_bytes().await?;
         Some((Ok::<_, Infallible>(Bytes::from(bytes)), conversation))
     });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
