@@ -30,7 +30,7 @@ struct Cli {
 enum Tool {
     /// Build everything, obtain a small real model, start neuron and cortex, ask a question, keep serving.
     Demo(demo::Options),
-    /// Build the architecture plugins into target/plugins/<build>/.
+    /// Build the architecture plugins into `target/plugins/BUILD/`.
     Plugins(plugins::Options),
     /// Let many clients come and go against a running daemon; fail if anything is left behind.
     Soak(soak::Options),

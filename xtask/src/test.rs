@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 use clap::Args;
 
-use crate::process;
+use crate::{process, target};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -17,17 +17,21 @@ pub struct Options {
 
 /// Builds what the tests load, then runs them.
 pub fn run(options: &Options) -> Result<()> {
-    // The daemons and plugins that black-box tests start; the tests find them beside their own binaries.
-    let mut build = process::cargo();
-    process::run(build.args(["build", "--workspace", "--all-targets"]))?;
+    process::run(process::cargo().args(["build", "--workspace", "--all-targets"]))?;
+    // The plugins that black-box tests load, so that no test has to build them again by itself.
+    let plugins = target().join("debug");
     if has_nextest() {
-        process::run(process::cargo().args(["nextest", "run", "--workspace"]).args(&options.arguments))?;
+        let mut tests = process::cargo();
+        tests.env("NEURON_TEST_PLUGINS", plugins).args(["nextest", "run", "--workspace"]);
+        process::run(tests.args(&options.arguments))?;
         if options.arguments.is_empty() {
             process::run(process::cargo().args(["test", "--quiet", "--workspace", "--doc"]))?;
         }
         return Ok(());
     }
-    process::run(process::cargo().args(["test", "--workspace"]).args(&options.arguments))
+    let mut tests = process::cargo();
+    tests.env("NEURON_TEST_PLUGINS", plugins).args(["test", "--workspace"]);
+    process::run(tests.args(&options.arguments))
 }
 
 fn has_nextest() -> bool {
