@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -11,6 +12,7 @@ use axum::extract::{Path as Route, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::StreamExt;
 use neuron::hub::{Hub, HubError, HubOptions};
 use neuron::lifecycle::ResolveProgress;
 use serde_json::json;
@@ -122,7 +124,11 @@ async fn resolve(
     let breaks = if large { server.breaks.lock().unwrap().pop() } else { None };
     let Some(length) = breaks else { return answer.body(Body::from(rest)).unwrap() };
     rest.truncate(length);
-    let broken = futures_util::stream::iter([Ok(rest), Err(std::io::Error::other("the line broke"))]);
+    // The error follows once the bytes are out: an error that comes with them throws them away unsent.
+    let broken = futures_util::stream::once(async { Ok(rest) }).chain(futures_util::stream::once(async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Err(std::io::Error::other("the line broke"))
+    }));
     answer.body(Body::from_stream(broken)).unwrap()
 }
 

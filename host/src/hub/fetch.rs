@@ -87,6 +87,7 @@ impl<'a> Fetcher<'a> {
                 listed.push(Listed { path, bytes: size });
             }
         }
+        listed.sort_by(|one, other| one.path.cmp(&other.path));
         Ok(listed)
     }
 

@@ -99,9 +99,13 @@ impl HubError {
     /// What the hub said while `what` was being done.
     fn of_hub(what: &str, error: &HFError) -> Self {
         let refused = "; if it is private or gated, accept its terms on the hub and set HF_TOKEN";
+        let no_access = || Self::NotFound(format!("{what}: the hub refuses access{refused}"));
         match error {
-            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
-                Self::NotFound(format!("{what}: the hub refuses access{refused}"))
+            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => no_access(),
+            // Listings do not sort statuses into variants.
+            HFError::Http { context } if [401, 403].contains(&context.status.as_u16()) => no_access(),
+            HFError::Http { context } if context.status.as_u16() == 404 => {
+                Self::NotFound(format!("{what}: the hub knows nothing there{refused}"))
             }
             HFError::RepoNotFound { repo_id, .. } => {
                 Self::NotFound(format!("{what}: the hub knows no model {repo_id}{refused}"))
