@@ -3,6 +3,7 @@
 //! They build, start and check things the way a person would, so that README, CI and a newcomer all use the
 //! same commands. They never contain anything the products need at run time.
 
+mod book;
 mod demo;
 mod machine;
 mod model;
@@ -28,6 +29,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Tool {
+    /// Build the book of `docs/` into `target/book/`.
+    Book(book::Options),
     /// Build everything, obtain a small real model, start neuron and cortex, ask a question, keep serving.
     Demo(demo::Options),
     /// Build the architecture plugins into `target/plugins/BUILD/`.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
 
 fn run(tool: Tool) -> Result<()> {
     match tool {
+        Tool::Book(options) => book::run(&options),
         Tool::Demo(options) => demo::run(&options),
         Tool::Plugins(options) => plugins::run(&options).map(drop),
         Tool::Soak(options) => soak::run(&options),
