@@ -6,7 +6,10 @@
 //! load. What was decided, and on which figures, is kept for a while ([`decisions`]).
 
 pub mod background;
+mod change;
 pub mod decisions;
+mod failure;
+pub mod flight;
 pub mod prefix;
 pub mod residency;
 pub mod room;
