@@ -192,6 +192,87 @@ fn plugins_and_their_refusals_are_explained() {
 }
 
 #[test]
+fn a_new_plugin_is_begun_once_and_says_what_comes_next() {
+    let house = House::new();
+    let (folder, sdk) = (house.path("most-free"), workshop::root().join("plugin-api/sdk"));
+    let (into, sdk) = (folder.to_str().unwrap(), sdk.to_str().unwrap());
+    let begin = |name, more: &[&'static str]| {
+        [&["plugin", "new", name, "--kind", "router", "--into", into], more].concat()
+    };
+    let from = [&begin("most-free", &[])[..], &["--sdk-path", sdk]].concat();
+    let said = house.said(&from);
+    for next in ["cargo test", "neuron plugin check", "neuron plugin install"] {
+        assert!(said.contains(next), "{next} is missing in\n{said}");
+    }
+    for file in ["Cargo.toml", "README.md", "src/lib.rs"] {
+        assert!(folder.join(file).is_file(), "{file}");
+    }
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    assert!(manifest.contains(sdk) && !manifest.contains("workspace = true"), "{manifest}");
+
+    std::fs::write(folder.join("src/lib.rs"), "// an afternoon's work").unwrap();
+    let complaint = house.complained(&from);
+    assert!(complaint.contains("most-free"), "{complaint}");
+    assert_eq!(std::fs::read_to_string(folder.join("src/lib.rs")).unwrap(), "// an afternoon's work");
+
+    let complaint = house.complained(&begin("other", &[]));
+    assert!(complaint.contains("--sdk-path") && complaint.contains("--sdk-version"), "{complaint}");
+    let complaint = house.complained(&begin("Not A Name", &["--sdk-version", "1.0.0"]));
+    assert!(complaint.contains("Not A Name"), "{complaint}");
+}
+
+#[test]
+fn a_plugin_is_checked_promise_by_promise() {
+    let house = House::new();
+    let echo = workshop::echo_plugin().to_str().unwrap();
+    let said = house.said(&["plugin", "check", echo, "--loads", "3"]);
+    assert!(said.contains("kept"), "{said}");
+    let report = house.json(&["plugin", "check", echo, "--loads", "3", "--json"]);
+    let findings = report["findings"].as_array().unwrap();
+    assert!(findings.len() > 10, "{report}");
+    assert!(findings.iter().all(|finding| finding["verdict"] != "broken"), "{report}");
+
+    let broken = house.path("broken.so");
+    std::fs::write(&broken, "no library").unwrap();
+    let output = house.run(&["plugin", "check", broken.to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(1), "a script can tell");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    assert!(findings.iter().any(|finding| finding["verdict"] == "broken"), "{report}");
+    let complaint = house.complained(&["plugin", "check", "/no/such/plugin.so"]);
+    assert!(complaint.contains("/no/such/plugin.so"), "{complaint}");
+}
+
+#[test]
+fn only_a_plugin_that_keeps_its_promises_is_installed() {
+    let house = House::new();
+    let (directory, offered) = (house.path("installed"), house.path("offered"));
+    let to = directory.to_str().unwrap();
+    let echo = workshop::echo_plugin().to_str().unwrap();
+    let place = house.said(&["plugin", "install", echo, "--to", to]);
+    let place = Path::new(place.trim());
+    assert!(place.starts_with(&directory) && place.ends_with("echo.so") && place.is_file(), "{place:?}");
+
+    std::fs::create_dir(&offered).unwrap();
+    std::fs::write(offered.join("broken.so"), "no library").unwrap();
+    std::fs::copy(echo, offered.join("echo.so")).unwrap();
+    std::fs::remove_file(place).unwrap();
+    let output = house.run(&["plugin", "install", offered.to_str().unwrap(), "--to", to]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("broken.so was not installed"), "{said}");
+    assert!(place.is_file(), "the good one is");
+    let installed = std::fs::read_dir(place.parent().unwrap()).unwrap().count();
+    assert_eq!(installed, 1, "and nothing else");
+
+    std::fs::remove_dir_all(house.path("plugins")).unwrap();
+    let plugins = house.command(&["plugins", "--json"]).env("NEURON_PLUGINS", to).output().unwrap();
+    let plugins: Value = serde_json::from_slice(&plugins.stdout).unwrap();
+    let served = plugins["served"].to_string();
+    assert!(served.contains("echo"), "{plugins}");
+}
+
+#[test]
 fn the_doctor_finds_what_is_broken() {
     let house = House::new();
     let finding = |findings: &Value, check: &str| {
