@@ -22,7 +22,7 @@ fn cpu() -> DeviceInfo {
         compute_capability: 0,
         driver: 0,
         cpu_level: 0,
-        reserved: 0,
+        pci_address: 0,
         total_bytes: 0,
         free_bytes: 0,
     }

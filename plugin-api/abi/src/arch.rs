@@ -72,8 +72,9 @@ pub struct DeviceInfo {
     pub driver: u32,
     /// x86-64 level of the CPU (1 to 4); 0 when it is not x86-64.
     pub cpu_level: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// PCI address of a GPU, which names it whatever its number: `domain << 16 | bus << 8 | device << 3`; 0 when it
+    /// is not known.
+    pub pci_address: u32,
     /// Memory of the device.
     pub total_bytes: u64,
     /// Memory free right now.

@@ -155,7 +155,7 @@ fn one_build_may_serve_several_devices() {
         (&[86, 89][..], Some("ampere"), Some(Fit::Older)),
         (&[89, 89], Some("ada"), Some(Fit::Exact)),
         (&[100, 120], Some("blackwell"), Some(Fit::Exact)),
-        (&[89, 90], Some("ampere"), Some(Fit::Compiled)),
+        (&[89, 90], Some("ada"), Some(Fit::Compiled)),
         (&[75, 90], None, None),
         (&[], None, None),
     ];

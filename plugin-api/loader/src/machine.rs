@@ -19,7 +19,7 @@ pub fn cpu_device() -> DeviceInfo {
         compute_capability: 0,
         driver: 0,
         cpu_level: cpu_level(),
-        reserved: 0,
+        pci_address: 0,
         total_bytes: bytes("MemTotal"),
         free_bytes: bytes("MemAvailable"),
     }

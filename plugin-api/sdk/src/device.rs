@@ -109,7 +109,7 @@ mod tests {
             compute_capability,
             driver: 13000,
             cpu_level,
-            reserved: 0,
+            pci_address: 0,
             total_bytes: 0,
             free_bytes: 0,
         }

@@ -45,7 +45,7 @@ pub fn options() -> Options<'static> {
         compute_capability: 0,
         driver: 0,
         cpu_level: 0,
-        reserved: 0,
+        pci_address: 0,
         total_bytes: 1 << 34,
         free_bytes: 1 << 33,
     };
