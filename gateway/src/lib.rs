@@ -7,6 +7,7 @@
 //! * [`config`] – `cortex.toml` and `models.toml`, refused by name where they are wrong.
 //! * [`fleet`] – one immutable [`FleetView`](fleet::view::FleetView), replaced whole by the poller.
 //! * [`strategies`] – routers and evictors through the plugin interface, linked in or from files.
+//! * [`coordinator`] – what several gateways agree on.
 //! * [`placement`] – where a request goes, and what must happen on a node before it can.
 //! * [`proxy`] – bytes to a node and back, unbuffered.
 //! * [`server`] – the gateway's own doors: dialects, catalogue, administration, metrics.
@@ -19,6 +20,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod coordinator;
 pub mod fleet;
 pub mod keys;
 pub mod metrics;

@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cortex::config::{Catalogue, Config, Loaded, Neuron};
 use cortex::fleet::Fleet;
+use cortex::fleet::directory::Directory;
+use cortex::fleet::transport::Http;
 use cortex::metrics::Metrics;
 use cortex::placement::route::Step;
 use cortex::placement::{Placement, Policy};
+use cortex::proxy::client::client;
 use cortex::strategies::Strategies;
 use wire_api::node::ModelId;
 use wire_api::node::models::{ModelState, ModelStatus, NodeModels};
@@ -102,10 +106,12 @@ fn chosen(router: &str, files: &[PathBuf]) -> (String, String) {
     let evictor = strategies.evictor("lru", &toml::Table::new()).expect("an evictor");
     let nodes: Vec<Neuron> = config.neurons.clone();
     let fleet = Arc::new(Fleet::new(nodes, Catalogue::default(), 3));
-    fleet.heard(0, busy(0), None);
-    fleet.heard(1, busy(5), None);
+    fleet.heard("calm", busy(0), None);
+    fleet.heard("hectic", busy(5), None);
+    let transport = Arc::new(Http(client(Duration::from_secs(1))));
+    let directory = Directory::new(transport, Duration::from_secs(1), &[]);
     let placement =
-        Placement::new(fleet, Vec::new(), made, evictor, Policy::of(&config), Arc::new(Metrics::default()));
+        Placement::new(fleet, directory, made, evictor, Policy::of(&config), Arc::new(Metrics::default()));
     let facts = placement.new_facts();
     let view = placement.fleet().view();
     let Ok(Step::Go(placed)) = placement.route(&view, "m", &facts, "req_1", &[]) else { panic!("a place") };

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Loaded};
+use crate::fleet::directory::Directory;
+use crate::fleet::transport::Http;
 use crate::fleet::{Fleet, poll};
 use crate::metrics::Metrics;
 use crate::placement::{Placement, Policy, background};
@@ -42,10 +44,11 @@ pub fn assemble(loaded: Loaded) -> anyhow::Result<Assembled> {
     let metrics = Arc::new(Metrics::default());
     let fleet = Arc::new(Fleet::new(config.neurons.clone(), catalogue, config.polling.misses));
     let client = client(Duration::from_secs(config.gateway.connect_timeout_s));
-    let clients = poll::clients(&fleet, &client, &config.polling);
+    let timeout = Duration::from_millis(config.polling.timeout_ms);
+    let nodes = Directory::new(Arc::new(Http(client.clone())), timeout, &fleet.nodes());
     let placement = Placement::new(
         Arc::clone(&fleet),
-        clients.clone(),
+        nodes.clone(),
         router,
         evictor,
         Policy::of(&config),
@@ -59,7 +62,7 @@ pub fn assemble(loaded: Loaded) -> anyhow::Result<Assembled> {
     let keys = reload::keys(config.keys.file.as_deref(), ledger.as_deref())?;
     let files = reload::Files { catalogue: catalogue_path, keys: config.keys.file.clone() };
     let pollers = [
-        poll::start(Arc::clone(&fleet), clients, Duration::from_millis(config.polling.interval_ms)),
+        poll::start(Arc::clone(&fleet), nodes, Duration::from_millis(config.polling.interval_ms)),
         background::start(Arc::clone(&placement), HOUSEKEEPING),
     ];
     let gateway = Arc::new(Gateway::new(config, fleet, placement, client, metrics, keys, ledger));

@@ -4,13 +4,16 @@
 //! longer than a view ([`gauge`]) are shared by successive views. A decision that changes a node's
 //! state is never made from here alone: [`placement`](crate::placement) asks the node again.
 
+pub mod directory;
 pub mod gauge;
 pub mod identity;
 pub mod node_client;
 pub mod poll;
+pub mod transport;
 pub mod view;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use wire_api::node::discovery::Discovery;
@@ -35,12 +38,17 @@ pub struct Observation {
     pub fault: Option<String>,
 }
 
+/// A node and what was last heard of it.
+pub(crate) struct Member {
+    neuron: Neuron,
+    observation: Observation,
+}
+
 /// The nodes, what was heard of them, and the present view.
 pub struct Fleet {
-    nodes: Vec<Neuron>,
     allowed_misses: u32,
     catalogue: ArcSwap<Catalogue>,
-    observations: Mutex<Vec<Observation>>,
+    members: Mutex<BTreeMap<String, Member>>,
     gauges: Gauges,
     view: ArcSwap<FleetView>,
     changed: tokio::sync::watch::Sender<u64>,
@@ -48,14 +56,14 @@ pub struct Fleet {
 
 impl Fleet {
     /// A fleet nobody has heard of yet. `allowed_misses`: polls a node may miss before it gets no new work.
-    pub fn new(mut nodes: Vec<Neuron>, catalogue: Catalogue, allowed_misses: u32) -> Self {
-        nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        let observations = Mutex::new(vec![Observation::default(); nodes.len()]);
+    pub fn new(nodes: Vec<Neuron>, catalogue: Catalogue, allowed_misses: u32) -> Self {
+        let members = nodes
+            .into_iter()
+            .map(|neuron| (neuron.name.clone(), Member { neuron, observation: Observation::default() }));
         let fleet = Self {
-            nodes,
             allowed_misses,
             catalogue: ArcSwap::from_pointee(catalogue),
-            observations,
+            members: Mutex::new(members.collect()),
             gauges: Gauges::default(),
             view: ArcSwap::from_pointee(FleetView::default()),
             changed: tokio::sync::watch::Sender::new(0),
@@ -69,9 +77,35 @@ impl Fleet {
         self.view.load_full()
     }
 
-    /// The nodes as configured, by name.
-    pub fn nodes(&self) -> &[Neuron] {
-        &self.nodes
+    /// The nodes there are, by name.
+    pub fn nodes(&self) -> Vec<Neuron> {
+        self.members().values().map(|member| member.neuron.clone()).collect()
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Option<Neuron> {
+        self.members().get(name).map(|member| member.neuron.clone())
+    }
+
+    /// A node has joined, or says something new of itself. What was heard of it stays.
+    pub fn join(&self, neuron: Neuron) {
+        match self.members().entry(neuron.name.clone()) {
+            std::collections::btree_map::Entry::Occupied(mut known) => known.get_mut().neuron = neuron,
+            std::collections::btree_map::Entry::Vacant(free) => {
+                free.insert(Member { neuron, observation: Observation::default() });
+            }
+        }
+        self.rebuild();
+    }
+
+    /// A node has left for good. Its models stay known where the catalogue names them.
+    pub fn leave(&self, name: &str) {
+        self.members().remove(name);
+        self.rebuild();
+    }
+
+    fn members(&self) -> MutexGuard<'_, BTreeMap<String, Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The catalogue in force.
@@ -95,11 +129,11 @@ impl Fleet {
         self.changed.subscribe()
     }
 
-    /// Takes in an answer of the node at `index`.
+    /// Takes in an answer of a node.
     ///
     /// An answer older than the last of the same life of the node is dropped: polls may overtake each other.
-    pub fn heard(&self, index: usize, status: NodeModels, discovery: Option<Discovery>) {
-        self.update(index, |observation| {
+    pub fn heard(&self, node: &str, status: NodeModels, discovery: Option<Discovery>) {
+        self.update(node, |observation| {
             let late = observation.status.as_ref().is_some_and(|known| {
                 known.boot_id == status.boot_id && status.sequence != 0 && known.sequence > status.sequence
             });
@@ -113,22 +147,25 @@ impl Fleet {
         });
     }
 
-    /// Takes in that the node at `index` did not answer. What was known of it stays.
-    pub fn missed(&self, index: usize, fault: String) {
-        self.update(index, |observation| {
+    /// Takes in that a node did not answer. What was known of it stays.
+    pub fn missed(&self, node: &str, fault: String) {
+        self.update(node, |observation| {
             observation.misses = observation.misses.saturating_add(1);
             observation.fault = Some(fault);
         });
     }
 
-    /// How often the node at `index` has not answered in a row.
-    pub fn misses(&self, index: usize) -> u32 {
-        let observations = self.observations.lock().unwrap_or_else(PoisonError::into_inner);
-        observations[index].misses
+    /// How often a node has not answered in a row.
+    pub fn misses(&self, node: &str) -> u32 {
+        self.members().get(node).map_or(0, |member| member.observation.misses)
     }
 
-    fn update(&self, index: usize, change: impl FnOnce(&mut Observation)) {
-        change(&mut self.observations.lock().unwrap_or_else(PoisonError::into_inner)[index]);
+    fn update(&self, node: &str, change: impl FnOnce(&mut Observation)) {
+        let mut members = self.members();
+        // It may have left while it was asked.
+        let Some(member) = members.get_mut(node) else { return };
+        change(&mut member.observation);
+        drop(members);
         self.rebuild();
     }
 
@@ -136,16 +173,15 @@ impl Fleet {
     pub fn rebuild(&self) {
         let catalogue = self.catalogue.load_full();
         // Built under the lock, so that a newer view is never replaced by an older one.
-        let observations = self.observations.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.members();
         let draft = Draft {
-            nodes: &self.nodes,
-            observations: &observations,
+            members: &members,
             catalogue: &catalogue,
             gauges: &self.gauges,
             allowed_misses: self.allowed_misses,
         };
         self.view.store(Arc::new(draft.build()));
-        drop(observations);
+        drop(members);
         self.changed.send_modify(|generation| *generation += 1);
     }
 }

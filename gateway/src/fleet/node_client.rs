@@ -1,10 +1,10 @@
-//! Asking a node: small JSON calls with a deadline, over the same connections requests use.
+//! Asking a node: small JSON calls with a deadline.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full, Limited};
+use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wire_api::ApiError;
@@ -15,12 +15,9 @@ use wire_api::node::models::{ModelState, ModelStatus, NodeModels};
 use wire_api::node::{LeaseId, ModelId, routes};
 use wire_api::openai::models::ModelList;
 
-use crate::config::NodeKind;
+use super::transport::{Question, Transport};
 use crate::config::neuron::Endpoint;
-use crate::proxy::client::Client;
-
-/// Largest answer of a node to a question of the gateway.
-const LARGEST_ANSWER: usize = 16 << 20;
+use crate::config::{Neuron, NodeKind};
 
 /// Why a node did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -82,23 +79,35 @@ impl NodeError {
 /// One node, to be asked.
 #[derive(Clone)]
 pub struct NodeClient {
-    client: Client,
+    transport: Arc<dyn Transport>,
     name: String,
+    kind: NodeKind,
     endpoint: Endpoint,
     key: Option<String>,
     timeout: Duration,
 }
 
 impl NodeClient {
-    /// Asks the node at `endpoint`; each answer must come within `timeout`.
-    pub fn new(
-        client: Client,
-        name: &str,
-        endpoint: &Endpoint,
-        key: Option<String>,
-        timeout: Duration,
-    ) -> Self {
-        Self { client, name: name.to_owned(), endpoint: endpoint.clone(), key, timeout }
+    /// Asks a node; each answer must come within `timeout`.
+    pub fn new(transport: Arc<dyn Transport>, node: &Neuron, timeout: Duration) -> Self {
+        Self {
+            transport,
+            name: node.name.clone(),
+            kind: node.kind,
+            endpoint: Endpoint::new(&node.endpoint),
+            key: super::poll::key(node),
+            timeout,
+        }
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> NodeKind {
+        self.kind
     }
 
     /// The same node with another deadline.
@@ -110,8 +119,8 @@ impl NodeClient {
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn models(&self, kind: NodeKind) -> Result<NodeModels, NodeError> {
-        match kind {
+    pub async fn models(&self) -> Result<NodeModels, NodeError> {
+        match self.kind {
             NodeKind::Neuron => self.get(routes::MODELS).await,
             NodeKind::OpenAi => self.get::<ModelList>("/v1/models").await.map(foreign_models),
         }
@@ -186,26 +195,13 @@ impl NodeClient {
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, NodeError> {
         let unreachable = |reason: String| NodeError::Unreachable { node: self.name.clone(), reason };
         let uri = self.endpoint.uri(path).ok_or_else(|| unreachable("its endpoint is no URL".into()))?;
-        let mut request = Request::builder().method(method).uri(uri);
-        if !body.is_empty() {
-            request = request.header(http::header::CONTENT_TYPE, "application/json");
-        }
-        if let Some(key) = &self.key {
-            request = request.header(http::header::AUTHORIZATION, format!("Bearer {key}"));
-        }
-        let request = request.body(Full::new(body)).map_err(|error| unreachable(error.to_string()))?;
-        let response = self.client.request(request).await.map_err(|error| unreachable(reason(&error)))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), LARGEST_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| unreachable(error.to_string()))?
-            .to_bytes();
-        if status.is_success() {
+        let question = Question { method, uri, key: self.key.clone(), body };
+        let (status, body) = self.transport.ask(question).await.map_err(unreachable)?;
+        if (200..300).contains(&status) {
             Ok(body)
         } else {
-            let error = Box::new(ApiError::from_response(status.as_u16(), &body));
-            Err(NodeError::Refused { node: self.name.clone(), error, status: status.as_u16() })
+            let error = Box::new(ApiError::from_response(status, &body));
+            Err(NodeError::Refused { node: self.name.clone(), error, status })
         }
     }
 }

@@ -1,15 +1,15 @@
 //! One consistent picture of the fleet, never changed once it is built.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use plugin_loader::{Candidate, Residency};
 use wire_api::node::discovery::{Device, Discovery};
 use wire_api::node::models::{ModelState, ModelStatus, NodeModels};
 
-use super::Observation;
 use super::gauge::{Gauges, ModelGauge, NodeGauge, ReplicaGauge};
-use super::identity::{now_ms, stable_hash};
+use super::identity::{now_ms, stable_hash, unix_ms};
+use super::{Member, Observation};
 use crate::config::neuron::Endpoint;
 use crate::config::{Catalogue, ModelSpec, Neuron, NodeKind};
 
@@ -65,6 +65,14 @@ pub struct NodeView {
 }
 
 impl NodeView {
+    /// What the node's clock says now: machines' clocks differ, and a node's times mean something on its own only.
+    pub fn unix_now_ms(&self) -> u64 {
+        match self.status.unix_ms {
+            0 => unix_ms(),
+            then => then.saturating_add(now_ms().saturating_sub(self.heard_ms)),
+        }
+    }
+
     /// Whether new requests may go there.
     pub fn usable(&self) -> bool {
         matches!(self.health, Health::Up | Health::Suspect) && !self.draining()
@@ -201,8 +209,7 @@ impl FleetView {
 
 /// What a view is built from.
 pub(super) struct Draft<'a> {
-    pub nodes: &'a [Neuron],
-    pub observations: &'a [Observation],
+    pub members: &'a BTreeMap<String, Member>,
     pub catalogue: &'a Catalogue,
     pub gauges: &'a Gauges,
     pub allowed_misses: u32,
@@ -212,10 +219,9 @@ impl Draft<'_> {
     /// Builds the picture.
     pub fn build(&self) -> FleetView {
         let nodes: Vec<Arc<NodeView>> = self
-            .nodes
-            .iter()
-            .zip(self.observations)
-            .map(|(node, observation)| Arc::new(self.node(node, observation)))
+            .members
+            .values()
+            .map(|member| Arc::new(self.node(&member.neuron, &member.observation)))
             .collect();
         let mut ids: Vec<String> = self.catalogue.models.iter().map(|spec| spec.id.clone()).collect();
         for status in nodes.iter().flat_map(|node| &node.status.models) {
@@ -313,11 +319,13 @@ impl Draft<'_> {
             },
         };
         let served_as = status.map_or_else(|| id.to_owned(), |status| status.id.0.clone());
+        let gauge = self.gauges.replica(&node.name, id);
+        gauge.saw(residency == Residency::RESIDENT, now_ms());
         Some(Replica {
             node: Arc::clone(node),
             residency,
             served_as,
-            gauge: self.gauges.replica(&node.name, id),
+            gauge,
             base: base_candidate(node, residency, status),
             status: status.cloned(),
         })
@@ -366,7 +374,7 @@ fn active_tokens(status: &ModelStatus) -> u64 {
     (f64::from(status.activity.cache_use.clamp(0.0, 1.0)) * capacity as f64) as u64
 }
 
-/// Milliseconds since a model last served, by the gateway's own record and by the node's.
+/// Milliseconds since a model last served, by the gateway's own record and by the node's, on the node's clock.
 pub fn idle_ms(status: &ModelStatus, gauge: &ReplicaGauge, unix_now_ms: u64) -> u64 {
     let by_gateway = match gauge.last_used_ms() {
         0 => u64::MAX,
@@ -411,8 +419,12 @@ mod tests {
     fn catalogue_and_nodes_are_merged() {
         let text = "[[models]]\nid = \"a\"\nsource = \"org/a\"\naliases = [\"x\"]\n[[models]]\nid = \"b\"\nnodes = [\"n2\"]";
         let fleet = Fleet::new(vec![neuron("n2"), neuron("n1")], catalogue(text), 3);
-        fleet.heard(0, says(vec![status("org/a", ModelState::Ready), status("c", ModelState::Absent)]), None);
-        fleet.heard(1, says(vec![]), None);
+        fleet.heard(
+            "n1",
+            says(vec![status("org/a", ModelState::Ready), status("c", ModelState::Absent)]),
+            None,
+        );
+        fleet.heard("n2", says(vec![]), None);
         let view = fleet.view();
         let ids: Vec<_> = view.models.iter().map(|model| model.id.as_str()).collect();
         assert_eq!(ids, ["a", "b", "c"]);
@@ -432,14 +444,14 @@ mod tests {
     fn one_missed_poll_changes_nothing_three_take_the_node_out_and_its_models_stay_known() {
         let fleet = Fleet::new(vec![neuron("n")], Catalogue::default(), 3);
         assert!(!fleet.view().complete());
-        fleet.heard(0, says(vec![status("a", ModelState::Ready)]), None);
+        fleet.heard("n", says(vec![status("a", ModelState::Ready)]), None);
         let serves = || fleet.view().model("a").expect("known").replicas[0].serves();
         assert!(fleet.view().complete() && serves());
         for expected in [true, true, false, false] {
-            fleet.missed(0, "timeout".into());
+            fleet.missed("n", "timeout".into());
             assert_eq!(serves(), expected);
         }
-        fleet.heard(0, says(vec![status("a", ModelState::Ready)]), None);
+        fleet.heard("n", says(vec![status("a", ModelState::Ready)]), None);
         assert!(serves());
     }
 
@@ -447,20 +459,20 @@ mod tests {
     fn answers_that_were_overtaken_are_dropped() {
         let fleet = Fleet::new(vec![neuron("n")], Catalogue::default(), 3);
         let at = |sequence, models| NodeModels { sequence, models, ..NodeModels::default() };
-        fleet.heard(0, at(5, vec![status("new", ModelState::Ready)]), None);
-        fleet.heard(0, at(4, vec![status("old", ModelState::Ready)]), None);
+        fleet.heard("n", at(5, vec![status("new", ModelState::Ready)]), None);
+        fleet.heard("n", at(4, vec![status("old", ModelState::Ready)]), None);
         assert!(fleet.view().model("new").is_some() && fleet.view().model("old").is_none());
         let reborn = NodeModels { boot_id: "b2".into(), ..at(1, vec![status("reborn", ModelState::Ready)]) };
-        fleet.heard(0, reborn, None);
+        fleet.heard("n", reborn, None);
         assert!(fleet.view().model("reborn").is_some());
     }
 
     #[test]
     fn gauges_outlive_views() {
         let fleet = Fleet::new(vec![neuron("n")], Catalogue::default(), 3);
-        fleet.heard(0, says(vec![status("a", ModelState::Ready)]), None);
+        fleet.heard("n", says(vec![status("a", ModelState::Ready)]), None);
         let before = Arc::clone(&fleet.view().model("a").expect("known").replicas[0].gauge);
-        fleet.heard(0, says(vec![status("a", ModelState::Ready)]), None);
+        fleet.heard("n", says(vec![status("a", ModelState::Ready)]), None);
         assert!(Arc::ptr_eq(&before, &fleet.view().model("a").expect("known").replicas[0].gauge));
     }
 }

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 const SECONDS: [f64; 16] =
@@ -50,6 +50,8 @@ pub struct Metrics {
     pub evictions: IntCounterVec,
     /// Loads of a model within ten minutes of its eviction.
     pub reloads: IntCounter,
+    /// Share of the loads of the last ten minutes that were reloads.
+    pub thrash_ratio: Gauge,
     /// Whether a node is up, by node.
     pub node_up: IntGaugeVec,
     /// Whether a node's breaker is open, by node.
@@ -148,6 +150,11 @@ impl Metrics {
         let reloads =
             IntCounter::new("cortex_reloads_total", "Loads of a model within ten minutes of its eviction")?;
         registry.register(Box::new(reloads.clone()))?;
+        let thrash_ratio = Gauge::new(
+            "cortex_thrash_ratio",
+            "Share of the loads of the last ten minutes that were reloads",
+        )?;
+        registry.register(Box::new(thrash_ratio.clone()))?;
         let with_end = ["model", "node", "key", "end"];
         Ok(Self {
             requests: counters(
@@ -208,6 +215,7 @@ impl Metrics {
             )?,
             inflight,
             reloads,
+            thrash_ratio,
             registry,
         })
     }

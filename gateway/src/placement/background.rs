@@ -37,6 +37,7 @@ type Pinning = Arc<Mutex<HashSet<(String, String)>>>;
 
 impl Placement {
     fn export_health(&self) {
+        self.metrics.thrash_ratio.set(self.thrash.ratio(now_ms()));
         for node in &self.fleet.view().nodes {
             let up = matches!(node.health, Health::Up | Health::Suspect);
             self.metrics.node_up.with_label_values(&[&node.name]).set(i64::from(up));

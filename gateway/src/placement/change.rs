@@ -1,13 +1,16 @@
-//! Changes of what a node has loaded: one transaction with one node, under the node's lock.
+//! Changes of what a node has loaded: one transaction with one node, in its turn.
 //!
-//! Lease → see that the victims are idle → unload each → see that their bytes are free → load. The node
-//! checks fence and residency revision at every step; whatever it refuses is planned anew, never forced.
+//! Lease → see that the victims are idle → unload each → see that their bytes are free → load → release.
+//! The node checks fence and residency revision at every step; whatever it refuses is planned anew, never
+//! forced. The turn ends when the node has taken the load on: from then on the load itself holds the
+//! memory it was promised, and other models may be planned beside it while it reads its weights.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use wire_api::node::ModelId;
 use wire_api::node::lease::{Guard, Lease, LeaseRequest};
 use wire_api::node::load::{LoadRequest, UnloadRequest};
@@ -19,19 +22,19 @@ use super::failure::node_said;
 use super::flight::Flight;
 use super::room::{Steps, Victim};
 use crate::fleet::gauge::ReplicaGauge;
-use crate::fleet::identity::{stable_hash, unix_ms};
+use crate::fleet::identity::{now_ms, stable_hash, unix_ms};
 use crate::fleet::node_client::{NodeClient, NodeError};
 use crate::fleet::poll::refresh;
 use crate::fleet::view::{ModelView, Replica};
 
-/// How often a load is looked at.
-pub(super) const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// How long a victim may take to go.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long freed memory may take to show.
 const FREE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a lease lasts unless renewed; longer than any step under it but the load itself.
+/// How long a lease lasts unless renewed.
 const LEASE_TTL: Duration = Duration::from_secs(120);
+/// How often it is looked whether something has come about.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Why one attempt on one node ended.
 pub(super) enum Attempt {
@@ -39,6 +42,8 @@ pub(super) enum Attempt {
     Ready,
     /// The node changed meanwhile; plan anew.
     Again(String),
+    /// Another planner has the node; wait.
+    Busy(String),
     /// It will not be done here.
     Failed(ApiError),
 }
@@ -47,7 +52,7 @@ impl Placement {
     /// Unloads a model from a node because somebody asked for it, or because it has been idle too long.
     ///
     /// # Errors
-    /// What the node said.
+    /// What the node said, or that the coordinator is lost.
     pub async fn unload(
         &self,
         model: &str,
@@ -57,10 +62,10 @@ impl Placement {
     ) -> Result<(), ApiError> {
         let view = self.fleet.view();
         let known = view.model(model).ok_or_else(|| ApiError::model_not_found(model))?;
-        let (Some(replica), Some((index, client))) = (known.on(node), self.client(node)) else {
+        let (Some(replica), Some(client)) = (known.on(node), self.client(node)) else {
             return Err(ApiError::new(ErrorKind::NotFound, format!("'{model}' is not on a node '{node}'")));
         };
-        let _changing = replica.node.gauge.changing.lock().await;
+        let turn = self.coordinator.lock_node(node).await?;
         let started = Instant::now();
         let closed = Closed::close(&[Arc::clone(&replica.gauge)]);
         let request = UnloadRequest {
@@ -71,20 +76,24 @@ impl Placement {
             guard: Guard::default(),
         };
         let outcome = client.with_timeout(UNLOAD_TIMEOUT).unload(&request).await;
-        refresh(&self.fleet, client, index).await;
+        refresh(&self.fleet, &client).await;
         drop(closed);
+        drop(turn);
         replica.node.gauge.count_cycle();
         let reason = outcome.as_ref().err().map_or_else(String::new, ToString::to_string);
         self.record(action, &replica.node.name, &known.id, None, &outcome, started, reason);
         if outcome.is_ok() {
             self.prefixes.forget(known.hash, replica.node.hash);
             self.metrics.evictions.with_label_values(&[node, &known.id, action]).inc();
+            if action == "idle" {
+                self.thrash.evicted(known.hash, now_ms());
+            }
         }
         outcome.map(|_| ()).map_err(|error| node_said(error, "unload_failed"))
     }
 
     #[expect(clippy::too_many_arguments, reason = "one flat record")]
-    fn record<T>(
+    pub(super) fn record<T>(
         &self,
         action: &'static str,
         node: &str,
@@ -109,6 +118,28 @@ impl Placement {
             seconds: started.elapsed().as_secs_f64(),
             reason,
         });
+    }
+
+    /// Counts a load that has come to its end.
+    pub(super) fn load_ended(&self, model: &ModelView, node: &str, attempt: &Attempt, started: Instant) {
+        let (word, reason) = match attempt {
+            Attempt::Ready => ("ready", String::new()),
+            Attempt::Again(reason) | Attempt::Busy(reason) => ("superseded", reason.clone()),
+            Attempt::Failed(error) => (error.code.as_str(), error.to_string()),
+        };
+        self.record::<()>("load", node, &model.id, None, &Ok(()), started, reason);
+        self.metrics.loads.with_label_values(&[&model.id, node, word]).inc();
+        if !matches!(attempt, Attempt::Ready) {
+            return;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        model.gauge.loaded(node, seconds);
+        self.fleet.gauges().node(node).count_cycle();
+        self.metrics.load_duration.with_label_values(&[&model.id, node]).observe(seconds);
+        if self.thrash.loaded(model.hash, now_ms()) {
+            self.metrics.reloads.inc();
+        }
+        self.metrics.thrash_ratio.set(self.thrash.ratio(now_ms()));
     }
 }
 
@@ -136,11 +167,10 @@ impl Drop for Closed {
     }
 }
 
-/// One transaction with one node, under the node's lock.
+/// One transaction with one node, in its turn.
 pub(super) struct Change<'a> {
     pub placement: &'a Placement,
     pub client: &'a NodeClient,
-    pub index: usize,
     pub model: &'a ModelView,
     pub replica: &'a Replica,
     pub steps: &'a Steps,
@@ -148,21 +178,18 @@ pub(super) struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Does it, all or nothing.
-    pub async fn carry_out(&self, take_turn: bool) -> Attempt {
+    /// Does it until the node has taken the load on, which then began at the instant told.
+    pub async fn carry_out(&self, take_turn: bool) -> Result<Instant, Attempt> {
         let mut guard = Guard {
             residency_revision: Some(self.replica.node.status.residency_revision),
             ..Guard::default()
         };
-        let lease = match self.lease().await {
-            Ok(lease) => lease,
-            Err(attempt) => return attempt,
-        };
+        let lease = self.lease(None).await?;
         if let Some(lease) = &lease {
             guard.lease = Some(lease.id.clone());
             guard.fence = Some(lease.fence);
         }
-        let outcome = self.under_lease(&mut guard, take_turn).await;
+        let outcome = self.under_lease(&mut guard, lease.as_ref(), take_turn).await;
         if let Some(lease) = lease {
             // A lease that cannot be released lapses by itself.
             let _ = self.client.release(&lease.id).await;
@@ -170,25 +197,28 @@ impl Change<'_> {
         outcome
     }
 
-    async fn under_lease(&self, guard: &mut Guard, take_turn: bool) -> Attempt {
+    async fn under_lease(
+        &self,
+        guard: &mut Guard,
+        lease: Option<&Lease>,
+        take_turn: bool,
+    ) -> Result<Instant, Attempt> {
         let closed = Closed::close(&self.victim_gauges());
-        if let Err(attempt) = self.evict(guard, &closed, take_turn).await {
-            return attempt;
-        }
-        let outcome = self.load(guard).await;
-        refresh(&self.placement.fleet, self.client, self.index).await;
+        self.evict(guard, lease, &closed, take_turn).await?;
+        let begun = self.load(guard).await;
+        refresh(&self.placement.fleet, self.client).await;
         drop(closed);
-        outcome
+        begun
     }
 
-    /// Memory promised by the node. None where the node knows no leases.
-    async fn lease(&self) -> Result<Option<Lease>, Attempt> {
+    /// Memory promised by the node; renews `held`. None where the node knows no leases.
+    async fn lease(&self, held: Option<&Lease>) -> Result<Option<Lease>, Attempt> {
         let request = LeaseRequest {
             owner: self.placement.owner.clone(),
             model: ModelId::from(self.model.id.as_str()),
             claims: self.steps.claims.clone(),
             ttl_ms: LEASE_TTL.as_millis() as u64,
-            lease: None,
+            lease: held.map(|lease| lease.id.clone()),
             residency_revision: Some(self.replica.node.status.residency_revision),
             victims: self.steps.victims.iter().map(|v| ModelId::from(v.served_as.as_str())).collect(),
         };
@@ -196,9 +226,9 @@ impl Change<'_> {
             Ok(lease) => Ok(Some(lease)),
             Err(error) => match error.status() {
                 Some(404 | 405 | 501) => Ok(None),
-                Some(409) => Err(Attempt::Again(error.to_string())),
+                Some(409) if error.code() == Some("leased") => Err(Attempt::Busy(error.to_string())),
+                Some(409) | None => Err(Attempt::Again(error.to_string())),
                 Some(_) => Err(Attempt::Failed(node_said(error, "lease_refused"))),
-                None => Err(Attempt::Again(error.to_string())),
             },
         }
     }
@@ -208,7 +238,13 @@ impl Change<'_> {
         self.steps.victims.iter().map(|v| gauges.replica(&self.replica.node.name, &v.model)).collect()
     }
 
-    async fn evict(&self, guard: &mut Guard, closed: &Closed, take_turn: bool) -> Result<(), Attempt> {
+    async fn evict(
+        &self,
+        guard: &mut Guard,
+        lease: Option<&Lease>,
+        closed: &Closed,
+        take_turn: bool,
+    ) -> Result<(), Attempt> {
         if self.steps.victims.is_empty() {
             return Ok(());
         }
@@ -218,17 +254,32 @@ impl Change<'_> {
         if !take_turn && closed.inflight() > 0 {
             return Err(Attempt::Again("a model that was to go is in use".into()));
         }
-        // A busy model whose time is up finishes what it has; nothing new is sent there meanwhile.
-        self.until("finish", self.placement.policy.load_wait, async || closed.inflight() == 0).await?;
+        self.finished(closed, lease).await?;
         if let Some(memo) = self.steps.memo {
             node.gauge.set_memo(memo);
         }
         for victim in &self.steps.victims {
             self.unload(victim, guard, take_turn).await?;
         }
-        let free =
-            async || refresh(&self.placement.fleet, self.client, self.index).await && self.room_is_free();
+        let free = async || refresh(&self.placement.fleet, self.client).await && self.room_is_free();
         self.until("free its memory", FREE_TIMEOUT, free).await
+    }
+
+    /// A busy model whose time is up finishes what it has; nothing new is sent there meanwhile, and the lease
+    /// lives on.
+    async fn finished(&self, closed: &Closed, lease: Option<&Lease>) -> Result<(), Attempt> {
+        let began = Instant::now();
+        while closed.inflight() > 0 {
+            let left = self.placement.policy.load_wait.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Err(self.overdue("finish", self.placement.policy.load_wait));
+            }
+            let idle = async || closed.inflight() == 0;
+            if self.until("finish", left.min(LEASE_TTL / 3), idle).await.is_err() && lease.is_some() {
+                self.lease(lease).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn unload(&self, victim: &Victim, guard: &mut Guard, take_turn: bool) -> Result<(), Attempt> {
@@ -255,13 +306,18 @@ impl Change<'_> {
         match outcome {
             Ok(answer) => {
                 guard.residency_revision = Some(answer.residency_revision);
-                self.placement.prefixes.forget(stable_hash(victim.model.as_bytes()), self.replica.node.hash);
+                let hash = stable_hash(victim.model.as_bytes());
+                self.placement.prefixes.forget(hash, self.replica.node.hash);
+                self.placement.thrash.evicted(hash, now_ms());
                 self.replica.node.gauge.count_cycle();
                 let reason = if take_turn { "turn" } else { "need" };
                 self.placement.metrics.evictions.with_label_values(&[node, &victim.model, reason]).inc();
                 Ok(())
             }
-            Err(error) if error.status() == Some(409) => Err(Attempt::Again(error.to_string())),
+            // Without an answer nobody knows whether it went; the next plan begins with a look.
+            Err(error) if matches!(error.status(), Some(409) | None) => {
+                Err(Attempt::Again(error.to_string()))
+            }
             Err(error) => Err(Attempt::Failed(node_said(error, "eviction_failed"))),
         }
     }
@@ -289,43 +345,31 @@ impl Change<'_> {
         let started = Instant::now();
         while !done().await {
             if started.elapsed() > limit {
-                let message = format!(
-                    "{} did not {what} within {} s after an eviction",
-                    self.replica.node.name,
-                    limit.as_secs()
-                );
-                let error = ApiError::new(ErrorKind::OutOfMemory, message).with_code("eviction_incomplete");
-                return Err(Attempt::Failed(error.with_retry_after(5)));
+                return Err(self.overdue(what, limit));
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }
 
-    async fn load(&self, guard: &Guard) -> Attempt {
-        let started = Instant::now();
+    fn overdue(&self, what: &str, limit: Duration) -> Attempt {
         let node = &self.replica.node.name;
-        let request = self.load_request(guard);
-        let answer = self.client.load(&request).await;
-        let outcome = match &answer {
-            Ok(_) => self.placement.follow(self.model, self.replica, self.flight).await,
-            Err(error) if error.status() == Some(409) => return Attempt::Again(error.to_string()),
-            Err(error) => Attempt::Failed(node_said(error.clone(), "load_refused")),
+        let message = format!("{node} did not {what} within {} s after an eviction", limit.as_secs());
+        let error = ApiError::new(ErrorKind::OutOfMemory, message).with_code("eviction_incomplete");
+        Attempt::Failed(error.with_retry_after(5))
+    }
+
+    /// Asks for the load; when it was taken on, since when.
+    async fn load(&self, guard: &Guard) -> Result<Instant, Attempt> {
+        let started = Instant::now();
+        let Err(error) = self.client.load(&self.load_request(guard)).await else { return Ok(started) };
+        let attempt = match error.status() {
+            // Without an answer nobody knows whether it began; the next plan begins with a look.
+            Some(409) | None => Attempt::Again(error.to_string()),
+            Some(_) => Attempt::Failed(node_said(error, "load_refused")),
         };
-        let (word, reason) = match &outcome {
-            Attempt::Ready => ("ready", String::new()),
-            Attempt::Again(reason) => ("superseded", reason.clone()),
-            Attempt::Failed(error) => (error.code.as_str(), error.to_string()),
-        };
-        self.placement.record("load", node, &self.model.id, None, &answer, started, reason);
-        self.placement.metrics.loads.with_label_values(&[&self.model.id, node, word]).inc();
-        if matches!(outcome, Attempt::Ready) {
-            let seconds = started.elapsed().as_secs_f64();
-            self.model.gauge.loaded(node, seconds);
-            self.replica.node.gauge.count_cycle();
-            self.placement.metrics.load_duration.with_label_values(&[&self.model.id, node]).observe(seconds);
-        }
-        outcome
+        self.placement.load_ended(self.model, &self.replica.node.name, &attempt, started);
+        Err(attempt)
     }
 
     fn load_request(&self, guard: &Guard) -> LoadRequest {
@@ -343,6 +387,7 @@ impl Change<'_> {
             pinned: spec.pinned_to(&self.replica.node.name),
             aliases: spec.aliases.clone(),
             guard: guard.clone(),
+            ..LoadRequest::default()
         }
     }
 }

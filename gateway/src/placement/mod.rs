@@ -14,6 +14,7 @@ pub mod prefix;
 pub mod residency;
 pub mod room;
 pub mod route;
+pub mod thrash;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -22,12 +23,16 @@ use std::time::Duration;
 use plugin_loader::{Evictor, Router};
 
 use crate::config::Config;
+use crate::coordinator::{Alone, Coordinator};
 use crate::fleet::Fleet;
+use crate::fleet::directory::Directory;
+use crate::fleet::identity::now_ms;
 use crate::fleet::node_client::NodeClient;
 use crate::metrics::Metrics;
 use decisions::Decisions;
 use prefix::Prefixes;
 use residency::Flights;
+use thrash::Thrash;
 
 /// How placement behaves; from the configuration.
 #[derive(Debug, Clone)]
@@ -65,22 +70,24 @@ pub struct Placement {
     fleet: Arc<Fleet>,
     router: Router,
     evictor: Evictor,
-    clients: Vec<NodeClient>,
+    nodes: Directory,
+    coordinator: Arc<dyn Coordinator>,
     policy: Policy,
     metrics: Arc<Metrics>,
     decisions: Decisions,
     prefixes: Prefixes,
     flights: Flights,
+    thrash: Thrash,
     ordinal: AtomicU64,
     /// Who this gateway is, to nodes.
     owner: String,
 }
 
 impl Placement {
-    /// Placement over `fleet`, whose nodes `clients` speak to in the same order.
+    /// Placement over `fleet`, whose nodes `nodes` speaks to; by itself, without other gateways.
     pub fn new(
         fleet: Arc<Fleet>,
-        clients: Vec<NodeClient>,
+        nodes: Directory,
         router: Router,
         evictor: Evictor,
         policy: Policy,
@@ -90,12 +97,14 @@ impl Placement {
             fleet,
             router,
             evictor,
-            clients,
+            nodes,
+            coordinator: Arc::new(Alone::default()),
             policy,
             metrics,
             decisions: Decisions::default(),
             prefixes: Prefixes::default(),
             flights: Flights::default(),
+            thrash: Thrash::default(),
             ordinal: AtomicU64::new(0),
             owner: crate::fleet::identity::new_id("cortex-"),
         }
@@ -131,9 +140,30 @@ impl Placement {
         &self.flights
     }
 
+    /// The same, agreeing with other gateways through `coordinator`, which calls this one `owner`.
+    #[must_use]
+    pub fn together(self, coordinator: Arc<dyn Coordinator>, owner: &str) -> Self {
+        Self { coordinator, owner: owner.to_owned(), ..self }
+    }
+
+    /// Who agrees with other gateways.
+    pub fn coordinator(&self) -> &Arc<dyn Coordinator> {
+        &self.coordinator
+    }
+
+    /// How nodes are asked.
+    pub fn nodes(&self) -> &Directory {
+        &self.nodes
+    }
+
     /// The client of a node.
-    pub fn client(&self, node: &str) -> Option<(usize, &NodeClient)> {
-        let index = self.fleet.nodes().iter().position(|known| known.name == node)?;
-        Some((index, &self.clients[index]))
+    fn client(&self, node: &str) -> Option<NodeClient> {
+        self.nodes.get(node)
+    }
+
+    /// The policy as it is now: models stay longer while too many loads are reloads.
+    fn policy_now(&self) -> Policy {
+        let min_residency = self.thrash.stay(self.policy.min_residency, now_ms());
+        Policy { min_residency, ..self.policy.clone() }
     }
 }

@@ -1,37 +1,80 @@
 //! Making a model resident: one load per model, shared by everybody who waits, carried out as a
 //! transaction with the node.
 //!
-//! Under the node's lock: look again → ask for a lease → stop routing to the victims and see that
-//! nothing is in flight → unload each, only if idle → load under the lease's fence → follow until the
-//! node says ready (it has produced a token by then) → release. Whatever fails before the load leaves
-//! the victims that are still there in service; a failed eviction never leads to a load. The node may
-//! refuse any step because its residency changed; then the plan is made anew.
+//! In the node's turn: look again → ask for a lease → stop routing to the victims and see that nothing is
+//! in flight → unload each, only if idle → load under the lease's fence. Then, with the turn given on:
+//! follow until the node says ready (it has produced a token by then). Whatever fails before the load
+//! leaves the victims that are still there in service; a failed eviction never leads to a load. The node
+//! may refuse any step because its residency changed; then the plan is made anew.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plugin_loader::{Candidate, Residency};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use wire_api::node::models::ModelState;
 use wire_api::{ApiError, ErrorKind};
 
 use super::Placement;
-use super::change::{Attempt, Change, FOLLOW_EVERY};
+use super::change::{Attempt, Change};
 use super::decisions::{Facts, request};
 use super::failure::{does_not_fit, load_failed, loading_state, lost, no_place};
 use super::flight::Landed;
 pub use super::flight::{Flight, Flights};
 use super::room::{Plan, Room};
 use super::route::may_become_resident;
+use crate::coordinator::{Claim, Held, Lost};
 use crate::fleet::identity::{now_ms, random_bits};
 use crate::fleet::poll::refresh;
 use crate::fleet::view::{FleetView, ModelView, Replica};
 
+/// How often a load is looked at.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked whether waiting has helped, when nothing else wakes.
+const IDLE_LOOK: Duration = Duration::from_millis(500);
 /// How often a plan is made anew because the node changed meanwhile.
 const REPLANS: u32 = 8;
 /// How long a node may be silent during a load before it counts as lost.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// What has become of a load so far.
+#[derive(Default)]
+struct Course {
+    /// Held from before the first plan until it is over: nobody else loads the model meanwhile.
+    claim: Option<Held>,
+    /// Nodes it will not be done on, and why.
+    failed: HashMap<u64, ApiError>,
+    replans: u32,
+}
+
+impl Course {
+    /// Takes in how an attempt ended; true when the model serves.
+    fn take(&mut self, attempt: Attempt, replica: &Replica, flight: &watch::Sender<Flight>) -> bool {
+        let node = &replica.node;
+        match attempt {
+            Attempt::Ready => return true,
+            Attempt::Busy(reason) => {
+                flight.send_replace(Flight::Waiting { reason });
+            }
+            Attempt::Again(reason) => {
+                self.replans += 1;
+                tracing::info!(node = %node.name, reason, "planning anew");
+                flight.send_replace(Flight::Waiting { reason });
+                if self.replans >= REPLANS {
+                    let message = "the node changed faster than a plan could be made";
+                    let error = ApiError::new(ErrorKind::Conflict, message).with_code("plan_conflict");
+                    self.failed.insert(node.hash, error.with_retry_after(2));
+                }
+            }
+            Attempt::Failed(error) => {
+                self.failed.insert(node.hash, error);
+            }
+        }
+        false
+    }
+}
 
 impl Placement {
     /// Joins the load of a model, or begins it.
@@ -77,9 +120,8 @@ impl Placement {
         flight: &watch::Sender<Flight>,
     ) -> Result<(), ApiError> {
         let started = Instant::now();
-        let mut failed: HashMap<u64, ApiError> = HashMap::new();
+        let mut course = Course::default();
         let mut changes = self.fleet.watch();
-        let mut replans = 0;
         loop {
             changes.mark_unchanged();
             let view = self.fleet.view();
@@ -91,47 +133,41 @@ impl Placement {
             let coming = known.replicas.iter().filter(wanted).find(|replica| {
                 replica.residency == Residency::LOADING
                     && replica.node.usable()
-                    && !failed.contains_key(&replica.node.hash)
+                    && !course.failed.contains_key(&replica.node.hash)
             });
             if let Some(replica) = coming {
-                match self.follow(known, replica, flight).await {
-                    Attempt::Ready => return Ok(()),
-                    Attempt::Again(_) => continue,
-                    Attempt::Failed(error) => {
-                        failed.insert(replica.node.hash, error);
-                        continue;
+                let attempt = self.follow(known, replica, flight).await;
+                if course.take(attempt, replica, flight) {
+                    return Ok(());
+                }
+            } else if course.claim.is_some() || only.is_some() {
+                let take_turn = started.elapsed() >= self.policy.turn_after;
+                match self.choose_node(&view, known, only, &course.failed, take_turn)? {
+                    None => {
+                        let reason = "every node that could load it is busy with other models";
+                        flight.send_replace(Flight::Waiting { reason: reason.into() });
+                        let _ = tokio::time::timeout(IDLE_LOOK, changes.changed()).await;
                     }
-                }
-            }
-            let take_turn = started.elapsed() >= self.policy.turn_after;
-            match self.choose_node(&view, known, only, &failed, take_turn)? {
-                None => {
-                    let reason = "every node that could load it is busy with other models";
-                    flight.send_replace(Flight::Waiting { reason: reason.into() });
-                    let _ = tokio::time::timeout(Duration::from_millis(500), changes.changed()).await;
-                }
-                Some(replica) => match self.attempt(known, replica, take_turn, flight).await {
-                    Attempt::Ready => return Ok(()),
-                    Attempt::Again(reason) => {
-                        replans += 1;
-                        tracing::info!(model, node = %replica.node.name, reason, "planning anew");
-                        flight.send_replace(Flight::Waiting { reason });
-                        if replans >= REPLANS {
-                            let error = ApiError::new(
-                                ErrorKind::Conflict,
-                                "the node changed faster than a plan could be made",
-                            );
-                            failed.insert(
-                                replica.node.hash,
-                                error.with_code("plan_conflict").with_retry_after(2),
-                            );
+                    Some(replica) => {
+                        let attempt = self.attempt(known, replica, take_turn, flight).await?;
+                        let again = matches!(attempt, Attempt::Again(_) | Attempt::Busy(_));
+                        if course.take(attempt, replica, flight) {
+                            return Ok(());
                         }
-                        let _ = tokio::time::timeout(FOLLOW_EVERY, changes.changed()).await;
+                        if again {
+                            let _ = tokio::time::timeout(FOLLOW_EVERY, changes.changed()).await;
+                        }
                     }
-                    Attempt::Failed(error) => {
-                        failed.insert(replica.node.hash, error);
+                }
+            } else {
+                match self.coordinator.claim_model(model).await? {
+                    // What was seen before it was claimed may be old: look again.
+                    Claim::Mine(claim) => course.claim = Some(claim),
+                    Claim::Theirs { owner } => {
+                        flight.send_replace(Flight::Waiting { reason: format!("{owner} is loading it") });
+                        let _ = tokio::time::timeout(IDLE_LOOK, changes.changed()).await;
                     }
-                },
+                }
             }
             if started.elapsed() > self.policy.load_wait {
                 let message = format!(
@@ -154,7 +190,7 @@ impl Placement {
         failed: &HashMap<u64, ApiError>,
         take_turn: bool,
     ) -> Result<Option<&'v Replica>, ApiError> {
-        let now = now_ms();
+        let (now, policy) = (now_ms(), self.policy_now());
         let mut open: Vec<(&Replica, Candidate)> = Vec::new();
         let mut waiting = false;
         let mut missing: Option<u64> = None;
@@ -168,7 +204,7 @@ impl Placement {
                 waiting = true;
                 continue;
             }
-            match Room::new(view, model, replica, &self.policy).plan(&self.evictor, take_turn) {
+            match Room::new(view, model, replica, &policy).plan(&self.evictor, take_turn) {
                 Plan::Now(steps) => open.push((replica, steps.candidate(replica.candidate(now)))),
                 Plan::Later => waiting = true,
                 Plan::Never { missing_bytes } => {
@@ -195,50 +231,56 @@ impl Placement {
         replica: &Replica,
         take_turn: bool,
         flight: &watch::Sender<Flight>,
-    ) -> Attempt {
+    ) -> Result<Attempt, Lost> {
         let node = &replica.node;
-        let Some((index, client)) = self.client(&node.name) else {
-            return Attempt::Again("the node is not configured".into());
+        let again = |why: String| Ok(Attempt::Again(why));
+        let Some(client) = self.client(&node.name) else {
+            return again(format!("{} has left", node.name));
         };
         flight
             .send_replace(Flight::Waiting { reason: format!("another change on {} comes first", node.name) });
-        let changing = node.gauge.changing.lock().await;
-        // While waiting for the lock the node has changed; only the plan made now counts.
-        if !refresh(&self.fleet, client, index).await {
-            return Attempt::Again(format!("{} does not answer", node.name));
+        let turn = self.coordinator.lock_node(&node.name).await?;
+        // While waiting for the turn the node has changed; only the plan made now counts.
+        if !refresh(&self.fleet, &client).await {
+            return again(format!("{} does not answer", node.name));
         }
         let view = self.fleet.view();
         let Some((model, replica)) = view.model(&model.id).and_then(|m| Some((m, m.on(&node.name)?))) else {
-            return Attempt::Again("the model is gone from the catalogue".into());
+            return again("the model is gone from the catalogue".into());
         };
         if replica.residency != Residency::LOADABLE {
-            return Attempt::Again("somebody else loads it".into());
+            return again("somebody else loads it".into());
         }
-        let steps = match Room::new(&view, model, replica, &self.policy).plan(&self.evictor, take_turn) {
+        let policy = self.policy_now();
+        let steps = match Room::new(&view, model, replica, &policy).plan(&self.evictor, take_turn) {
             Plan::Now(steps) => steps,
-            Plan::Later => return Attempt::Again("its room was taken".into()),
-            Plan::Never { missing_bytes } => return Attempt::Failed(does_not_fit(model, missing_bytes)),
+            Plan::Later => return again("its room was taken".into()),
+            Plan::Never { missing_bytes } => {
+                return Ok(Attempt::Failed(does_not_fit(model, missing_bytes)));
+            }
         };
-        let change = Change { placement: self, client, index, model, replica, steps: &steps, flight };
-        let outcome = change.carry_out(take_turn).await;
-        drop(changing);
-        outcome
+        let change = Change { placement: self, client: &client, model, replica, steps: &steps, flight };
+        let begun = change.carry_out(take_turn).await;
+        drop(turn);
+        Ok(match begun {
+            Ok(began) => {
+                let attempt = self.follow(model, replica, flight).await;
+                self.load_ended(model, &node.name, &attempt, began);
+                attempt
+            }
+            Err(attempt) => attempt,
+        })
     }
 
     /// Watches a load until it is over.
-    pub(super) async fn follow(
-        &self,
-        model: &ModelView,
-        replica: &Replica,
-        flight: &watch::Sender<Flight>,
-    ) -> Attempt {
-        let Some((index, client)) = self.client(&replica.node.name) else {
-            return Attempt::Again("the node is not configured".into());
+    async fn follow(&self, model: &ModelView, replica: &Replica, flight: &watch::Sender<Flight>) -> Attempt {
+        let Some(client) = self.client(&replica.node.name) else {
+            return Attempt::Again(format!("{} has left", replica.node.name));
         };
         let name = &replica.node.name;
         let mut heard = Instant::now();
         loop {
-            if refresh(&self.fleet, client, index).await {
+            if refresh(&self.fleet, &client).await {
                 heard = Instant::now();
             } else if heard.elapsed() > SILENCE {
                 return Attempt::Failed(lost(name, "while it was loading"));

@@ -1,5 +1,7 @@
 //! Whether a node has room for a model, and what would have to go. Pure: it looks at a view and plans.
 
+use std::time::Duration;
+
 use plugin_loader::{Candidate, EvictRequest, Evictor, Purpose, Residency, Resident};
 use wire_api::node::DeviceId;
 use wire_api::node::discovery::Device;
@@ -7,11 +9,14 @@ use wire_api::node::lease::Claim;
 use wire_api::node::models::{ModelState, ModelStatus};
 
 use super::Policy;
-use crate::fleet::identity::{now_ms, random_bits, unix_ms};
+use crate::fleet::identity::{now_ms, random_bits};
 use crate::fleet::view::{FleetView, ModelView, NodeView, Replica, idle_ms};
 
 /// Seconds within which a need counts, for the regret of an eviction.
 const HORIZON_S: f64 = 600.0;
+
+/// What every model gets, whatever the settings: time for those who waited for it to be sent there.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// A node, and a model that wants in.
 pub struct Room<'a> {
@@ -236,13 +241,15 @@ pub fn residents<'a>(
     node: &'a NodeView,
     policy: &Policy,
 ) -> Vec<(Resident, &'a ModelView, &'a Replica, &'a ModelStatus)> {
-    let (now, unix_now) = (now_ms(), unix_ms());
+    let (now, unix_now) = (now_ms(), node.unix_now_ms());
     let mut found = Vec::new();
     for model in &view.models {
         let Some(replica) = model.on(&node.name) else { continue };
         let (Some(status), Residency::RESIDENT) = (&replica.status, replica.residency) else { continue };
         let ready_since = status.details.as_ref().and_then(|details| details.ready_since_ms);
-        let age_ms = ready_since.map_or(u64::MAX, |since| unix_now.saturating_sub(since));
+        // A node's clock may jump back; what this gateway saw itself does not.
+        let seen_ms = replica.gauge.resident_ms(now);
+        let age_ms = ready_since.map_or(u64::MAX, |since| unix_now.saturating_sub(since)).max(seen_ms);
         let own_limit = model.spec.as_ref().and_then(|spec| spec.idle_timeout_s);
         let limit_ms = own_limit.map_or(policy.idle_timeout.as_millis() as u64, |seconds| seconds * 1000);
         let bytes = status.memory.bytes();
@@ -256,7 +263,7 @@ pub fn residents<'a>(
                 inflight: status.activity.inflight.max(replica.gauge.inflight()),
                 class: model.class(),
                 priority: model.priority(),
-                eligible: u32::from(age_ms >= policy.min_residency.as_millis() as u64),
+                eligible: u32::from(age_ms >= policy.min_residency.max(SETTLING).as_millis() as u64),
                 rate_per_s: model.gauge.rate_per_s(),
                 reload_s: model.gauge.load_s(&node.name, bytes) as f32,
                 warm_s: warm_s(status),
@@ -316,8 +323,8 @@ mod tests {
     use super::*;
     use crate::config::{Catalogue, Neuron};
     use crate::fleet::Fleet;
+    use crate::fleet::identity::unix_ms;
     use crate::strategies::Strategies;
-    use std::time::Duration;
     use wire_api::node::ModelId;
     use wire_api::node::models::{Activity, ModelDetails, ModelMemory, NodeModels};
 
@@ -360,7 +367,7 @@ mod tests {
         let catalogue =
             Catalogue::parse(&format!("{wanted}{catalogue}"), std::path::Path::new("t")).expect("valid");
         let fleet = Fleet::new(vec![node], catalogue, 3);
-        fleet.heard(0, NodeModels { devices, models, ..NodeModels::default() }, None);
+        fleet.heard("n", NodeModels { devices, models, ..NodeModels::default() }, None);
         let view = fleet.view();
         let model = view.model("wanted").expect("known");
         let strategies = Strategies::open(&[]).expect("embedded");

@@ -154,11 +154,12 @@ impl Placement {
         indices: &mut Vec<usize>,
         candidates: &mut Vec<Candidate>,
     ) {
+        let policy = self.policy_now();
         for (index, replica) in model.replicas.iter().enumerate() {
             if replica.residency == Residency::RESIDENT || !may_become_resident(replica) {
                 continue;
             }
-            let room = Room::new(view, model, replica, &self.policy);
+            let room = Room::new(view, model, replica, &policy);
             if let Plan::Now(plan) = room.plan(&self.evictor, false) {
                 indices.push(index);
                 candidates.push(plan.candidate(replica.candidate(now)));

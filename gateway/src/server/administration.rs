@@ -165,7 +165,8 @@ pub async fn drain(
 }
 
 fn known_node(gateway: &Gateway, name: &str) -> Result<(), ApiError> {
-    let names = gateway.fleet.nodes().iter().map(|node| node.name.as_str());
+    let nodes = gateway.fleet.nodes();
+    let names = nodes.iter().map(|node| node.name.as_str());
     if names.clone().any(|known| known == name) {
         return Ok(());
     }

@@ -3,21 +3,21 @@
 //! Everything acquired on the way (the process, the promised memory) is held by what is returned or dropped
 //! with the future, so a load that fails or is given up leaves nothing behind.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use wire_api::node::DeviceId;
 use wire_api::node::events::LoadPhase as WirePhase;
 use wire_api::node::models::{Failure, Modality, ModelDetails};
 
 use super::Shared;
 use super::entry::{Entry, ModelInfo, now_ms};
 use super::error::{code, failure};
-use super::memory::{Decision, Reservation, decide};
+use super::memory::{Decision, Reservation, Room, decide};
+use super::options::ModelsOptions;
+use super::placement::{Placement, Seat, place};
 use super::resolve::ModelFiles;
-use crate::catalogue::Chosen;
-use crate::device::plugin::device_info;
 use crate::discovery::Machine;
 use crate::worker::emit_log;
 use crate::worker::link::SupervisorEnd;
@@ -49,14 +49,26 @@ pub(super) struct Line {
     model: String,
     pid: u32,
     patience: Duration,
+    load_patience: Duration,
+    /// When the worker last said something that is neither log nor heartbeat.
+    last_word: Instant,
     pub last_beat: Instant,
     pub beat: Heartbeat,
 }
 
 impl Line {
-    fn new(end: SupervisorEnd, model: &str, pid: u32, patience: Duration) -> Self {
-        let beat = Heartbeat::default();
-        Self { end, model: model.to_owned(), pid, patience, last_beat: Instant::now(), beat }
+    fn new(end: SupervisorEnd, model: &str, pid: u32, options: &ModelsOptions) -> Self {
+        let now = Instant::now();
+        Self {
+            end,
+            model: model.to_owned(),
+            pid,
+            patience: options.worker_patience,
+            load_patience: options.load_patience,
+            last_word: now,
+            last_beat: now,
+            beat: Heartbeat::default(),
+        }
     }
 
     /// Whether the link still takes messages.
@@ -77,7 +89,10 @@ impl Line {
                 self.beat = beat;
                 Some(FromWorker::Heartbeat(beat))
             }
-            message => Some(message),
+            message => {
+                self.last_word = Instant::now();
+                Some(message)
+            }
         }
     }
 
@@ -93,10 +108,27 @@ impl Line {
         (busy > limit).then(|| format!("the engine has been at one step for {} ms", busy.as_millis()))
     }
 
-    /// The next answer during a load.
+    /// The next answer during a load. A worker whose pulse goes on while its device thread is stuck, in a driver
+    /// or in a call that waits for a peer, makes no progress, and is given up for that.
     async fn answer(&mut self) -> Result<FromWorker, Failure> {
         loop {
+            let stuck = self.load_patience.saturating_sub(self.last_word.elapsed());
+            if stuck.is_zero() {
+                let message = format!(
+                    "the load has made no progress for {} s (engine.load_patience_s) and is taken for hung",
+                    self.load_patience.as_secs_f32()
+                );
+                return Err(failure(code::WORKER, message, true));
+            }
             let left = self.patience.saturating_sub(self.last_beat.elapsed());
+            if stuck < left {
+                if let Ok(Some(message)) = tokio::time::timeout(stuck, self.recv()).await
+                    && !matches!(message, FromWorker::Heartbeat(_))
+                {
+                    return self.word(message);
+                }
+                continue;
+            }
             match tokio::time::timeout(left, self.recv()).await {
                 Ok(Some(FromWorker::Heartbeat(_))) => {}
                 Ok(Some(FromWorker::Dying { message, .. })) => {
@@ -147,50 +179,49 @@ pub(super) async fn bring_up(entry: Arc<Entry>, shared: Arc<Shared>) -> Result<L
     let machine = tokio::task::spawn_blocking(crate::discovery::look)
         .await
         .map_err(|_| failure(code::WORKER, "looking at the machine panicked", true))?;
-    let devices = devices(&entry, &machine)?;
-    let snapshot = shared.catalogue.scanned().await;
-    let chosen = snapshot
-        .choose(&files.architecture, &device_info(&devices[0]))
-        .map_err(|error| failure(code::NO_PLUGIN, error.to_string(), false))?;
+    let placement = seat(&entry, &shared, &files, &machine).await?;
     let threads = shared.options.threads.unwrap_or(machine.cpu.threads as u32).max(1);
-    let order = order(&entry, &shared, &files, &chosen, devices, threads)?;
+    let order = order(&entry, &shared, &files, &placement, threads);
 
     entry.progress.report(WirePhase::Queued, 0, 0, None);
-    let (process, end) = WorkerProcess::start(&shared.options.worker, threads)
+    let environment = environment(&shared, &placement);
+    let (process, end) = WorkerProcess::start(&shared.options.worker, threads, &environment)
         .map_err(|error| failure(code::WORKER, format!("the worker could not be started: {error}"), true))?;
-    let mut line = Line::new(end, entry.id.as_str(), process.pid(), shared.options.worker_patience);
+    let mut line = Line::new(end, entry.id.as_str(), process.pid(), &shared.options);
     greet(&mut line).await?;
     let ranks = plan(&mut line, &order).await?;
-    let (decision, reservation) = reserve(&entry, &shared, &ranks, &machine)?;
+    let (decision, reservation) = reserve(&entry, &shared, &ranks, &machine, &placement)?;
     entry.figures().memory = decision.memory;
 
-    let (facts, order) = load(&mut line, &entry, order, &decision).await?;
+    let facts = load(&mut line, &entry, order, &decision).await?;
     entry.progress.report(WirePhase::WarmUp, 0, 0, None);
     warm_up(&mut line, &facts).await?;
-    reservation.measured(line.beat.resident_bytes.max(facts.resident_bytes));
-    if facts.resident_bytes > decision.memory.planned_bytes + UNPLANNED {
+    let measured = measure(&placement, &reservation, process.pid(), &facts, &line.beat).await;
+    if measured > decision.memory.planned_bytes + UNPLANNED * placement.seats.len() as u64 {
         tracing::warn!(
             model = entry.id.as_str(),
             planned_bytes = decision.memory.planned_bytes,
-            resident_bytes = facts.resident_bytes,
+            measured_bytes = measured,
             "the model holds more memory than its plugin planned"
         );
     }
+    let chosen = &placement.seats[0].chosen;
     let info = Arc::new(ModelInfo {
         id: entry.id.clone(),
         path: files.path,
         facts,
         architecture: chosen.architecture.name.clone(),
         plugin: chosen.plugin.clone(),
-        build: chosen.build.clone(),
+        build: builds(&placement),
         worker: process.pid(),
         load: shared.loads.fetch_add(1, Ordering::Relaxed) + 1,
     });
-    note(&entry, &order, &decision, &info, began);
+    note(&entry, &placement, &decision, &info, measured, began);
     tracing::info!(
         model = entry.id.as_str(),
-        plugin = chosen.plugin,
-        build = chosen.build,
+        plugin = info.plugin,
+        build = info.build,
+        devices = device_names(&placement),
         context = facts.max_context,
         planned_bytes = decision.memory.planned_bytes,
         resident_bytes = facts.resident_bytes,
@@ -210,71 +241,53 @@ async fn resolve(entry: &Arc<Entry>, shared: &Shared) -> Result<ModelFiles, Fail
         .map_err(|_| failure(code::INVALID, "reading the model's files panicked", false))?
 }
 
-/// The devices the request names, or the processor.
-fn devices(entry: &Entry, machine: &Machine) -> Result<Vec<RankDevice>, Failure> {
-    let cpu = RankDevice::Cpu {
-        level: machine.cpu.level,
-        total_bytes: machine.memory.total_bytes,
-        free_bytes: machine.memory.available_bytes,
-    };
-    let named = entry.request.devices.iter().map(|device| match device.as_str() {
-        "cpu" | "cpu-0" => Ok(cpu),
-        name => {
-            let there: Vec<String> = std::iter::once("cpu-0".to_owned())
-                .chain(machine.gpus.iter().map(|gpu| format!("cuda-{}", gpu.ordinal)))
-                .collect();
-            let message = if there.iter().any(|other| other == name) {
-                format!("the device {name} is here, but this build of neuron only loads onto the processor")
-            } else {
-                format!("the device {name} is not here; there are {}", there.join(", "))
-            };
-            Err(failure(code::NO_DEVICE, message, false))
-        }
-    });
-    let named: Vec<RankDevice> = named.collect::<Result<_, _>>()?;
-    Ok(if named.is_empty() { vec![cpu] } else { named })
-}
-
-fn order(
+/// Where the model goes, and with which builds.
+async fn seat(
     entry: &Entry,
     shared: &Shared,
     files: &ModelFiles,
-    chosen: &Chosen,
-    devices: Vec<RankDevice>,
-    threads: u32,
-) -> Result<LoadOrder, Failure> {
-    let request = &entry.request;
-    let world = devices.len() as u32;
-    if world > chosen.architecture.max_world {
+    machine: &Machine,
+) -> Result<Placement, Failure> {
+    let snapshot = shared.catalogue.scanned().await;
+    let promised = |device: &str| shared.accounts.promised(device);
+    let placement = place(&entry.request.devices, machine, &snapshot, &files.architecture, promised)?;
+    let (world, architecture) = (placement.seats.len() as u32, &placement.seats[0].chosen.architecture);
+    if world > architecture.max_world {
         let message = format!(
             "{} computes on at most {} devices together, {world} were asked for",
-            chosen.architecture.name, chosen.architecture.max_world
+            architecture.name, architecture.max_world
         );
         return Err(failure(code::UNSUPPORTED, message, false));
     }
+    for warning in &placement.warnings {
+        tracing::warn!(model = entry.id.as_str(), "{warning}");
+    }
+    Ok(placement)
+}
+
+fn order(entry: &Entry, shared: &Shared, files: &ModelFiles, placement: &Placement, threads: u32) -> LoadOrder {
+    let request = &entry.request;
+    let seats = &placement.seats;
     let slots = request.slots.unwrap_or(shared.options.slots).max(1);
-    Ok(LoadOrder {
-        plugin: chosen.path.clone(),
-        architecture: chosen.architecture.name.clone(),
+    let options = request.options.as_ref().map(|options| serde_json::Value::Object(options.clone()).to_string());
+    LoadOrder {
+        plugins: seats.iter().map(|seat| seat.chosen.path.clone()).collect(),
+        architecture: seats[0].chosen.architecture.name.clone(),
         format: files.format,
         config: files.config.clone(),
         preprocessor: files.preprocessor.clone(),
         files: files.weights.clone(),
         dtype: request.dtype.clone().unwrap_or_else(|| "auto".to_owned()),
         quantize: request.quant.clone().unwrap_or_default(),
-        max_context: context(request.context_tokens).unwrap_or(0),
+        max_context: shared.options.wishes(request).context.unwrap_or(0),
         max_sequences: slots + shared.options.max_snapshots,
         max_step_tokens: shared.options.max_step_tokens.max(slots + 128),
-        threads: (threads / world).max(1),
-        // On the processor the ledger of the engine is the only limit: it knows what forks share.
+        threads: (threads / seats.len() as u32).max(1),
+        // The ledger of the engine is the only limit: it knows what forks share.
         state_bytes: 0,
-        options: shared.options.architecture_options.clone(),
-        devices,
-    })
-}
-
-fn context(asked: Option<u64>) -> Option<u32> {
-    asked.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX))
+        options: options.unwrap_or_else(|| shared.options.architecture_options.clone()),
+        devices: seats.iter().map(|seat| seat.device).collect(),
+    }
 }
 
 async fn greet(line: &mut Line) -> Result<(), Failure> {
@@ -298,21 +311,27 @@ async fn plan(line: &mut Line, order: &LoadOrder) -> Result<Vec<MemoryPlan>, Fai
     .await
 }
 
+/// Promises memory of every device the model is to lie on. Ranks need about equal shares, so the room for all of
+/// them is that of the tightest, times their number.
 fn reserve(
     entry: &Entry,
     shared: &Shared,
     ranks: &[MemoryPlan],
     machine: &Machine,
+    placement: &Placement,
 ) -> Result<(Decision, Reservation), Failure> {
-    let mut wishes = shared.options.wishes();
-    wishes.context = context(entry.request.context_tokens);
-    wishes.slots = entry.request.slots.unwrap_or(shared.options.slots).max(1);
-    let (total, available) = shared.memory(&machine.memory);
+    let wishes = shared.options.wishes(&entry.request);
+    let used_by = |room: &Room| placement.seats.iter().filter(|seat| seat.id() == room.device).count() as u64;
+    let mut rooms = shared.rooms(machine);
+    rooms.retain(|room| used_by(room) > 0);
     shared.leases.sweep();
     let own = shared.leases.promise(&entry.request.guard);
-    shared.accounts.reserve(total, available, own, |room| {
-        let decision = decide(ranks, &wishes, room)?;
-        Ok((decision, decision.memory.planned_bytes))
+    let world = placement.seats.len() as u64;
+    shared.accounts.reserve(&rooms, own, |left| {
+        let tightest = rooms.iter().zip(left).map(|(room, left)| left / used_by(room)).min().unwrap_or(0);
+        let decision = decide(ranks, &wishes, tightest * world)?;
+        let share = decision.memory.planned_bytes / world;
+        Ok((decision, rooms.iter().map(|room| share * used_by(room)).collect()))
     })
 }
 
@@ -321,20 +340,63 @@ async fn load(
     entry: &Entry,
     order: LoadOrder,
     decision: &Decision,
-) -> Result<(ModelFacts, LoadOrder), Failure> {
+) -> Result<ModelFacts, Failure> {
     let order = LoadOrder { max_context: decision.max_context, ..order };
-    line.send(ToWorker::Load { call: 2, order: order.clone(), limits: decision.limits });
-    let facts = line
-        .expect(|message| match message {
-            FromWorker::Progress { call: 2, phase, done, total } => {
-                entry.progress.report(wire_phase(phase), done, total, None);
-                None
-            }
-            FromWorker::Loaded { call: 2, facts } => Some(facts),
-            _ => None,
-        })
-        .await?;
-    Ok((facts, order))
+    line.send(ToWorker::Load { call: 2, order, limits: decision.limits });
+    line.expect(|message| match message {
+        FromWorker::Progress { call: 2, phase, done, total } => {
+            entry.progress.report(wire_phase(phase), done, total, None);
+            None
+        }
+        FromWorker::Loaded { call: 2, facts } => Some(facts),
+        _ => None,
+    })
+    .await
+}
+
+/// What the worker sees of CUDA, from where it goes.
+fn environment(shared: &Shared, placement: &Placement) -> Vec<(OsString, OsString)> {
+    let uuids: Vec<&str> = placement.seats.iter().map(|seat| seat.uuid.as_str()).collect();
+    let devices: Vec<RankDevice> = placement.seats.iter().map(|seat| seat.device).collect();
+    shared.options.cuda.environment(&devices, &uuids, |name| std::env::var_os(name))
+}
+
+/// Measures what a model holds once it has generated, per device. The bytes in all.
+async fn measure(
+    placement: &Placement,
+    reservation: &Reservation,
+    worker: u32,
+    facts: &ModelFacts,
+    beat: &Heartbeat,
+) -> u64 {
+    if placement.seats[0].device.is_cpu() {
+        let resident = beat.resident_bytes.max(facts.resident_bytes);
+        reservation.measured("cpu-0", resident);
+        return resident;
+    }
+    let gpus = tokio::task::spawn_blocking(crate::discovery::gpu::look).await.unwrap_or_default();
+    let mut all = 0;
+    for seat in &placement.seats {
+        let id = seat.id();
+        let held = gpus.all.iter().find(|gpu| gpu.uuid == seat.uuid).and_then(|gpu| gpu.held_by(worker));
+        // Where the driver does not tell processes apart, weights at least are known.
+        let held = held.unwrap_or(facts.weight_bytes / placement.seats.len() as u64);
+        reservation.measured(id.as_str(), held);
+        all += held;
+    }
+    all
+}
+
+/// The builds a model computes with: one name, or one per rank where they differ.
+fn builds(placement: &Placement) -> String {
+    let mut names: Vec<&str> = placement.seats.iter().map(|seat| seat.chosen.build.as_str()).collect();
+    names.dedup();
+    names.join("+")
+}
+
+fn device_names(placement: &Placement) -> String {
+    let names: Vec<String> = placement.seats.iter().map(|seat| seat.device.id()).collect();
+    names.join(",")
 }
 
 fn wire_phase(phase: LoadPhase) -> WirePhase {
@@ -386,23 +448,23 @@ async fn warm_up(line: &mut Line, facts: &ModelFacts) -> Result<(), Failure> {
     }
 }
 
-fn note(entry: &Entry, order: &LoadOrder, decision: &Decision, info: &ModelInfo, began: Instant) {
+fn note(
+    entry: &Entry,
+    placement: &Placement,
+    decision: &Decision,
+    info: &ModelInfo,
+    measured: u64,
+    began: Instant,
+) {
     let vision = info.facts.image_token.is_some();
     let mut figures = entry.figures();
-    figures.memory.measured_bytes = info.facts.resident_bytes;
+    figures.memory.measured_bytes = measured;
     figures.proved = Some(Instant::now());
     figures.details = Some(ModelDetails {
         architecture: info.architecture.clone(),
         plugin: info.plugin.clone(),
         build: info.build.clone(),
-        devices: order
-            .devices
-            .iter()
-            .map(|device| match device {
-                RankDevice::Cpu { .. } => DeviceId("cpu-0".into()),
-                RankDevice::Cuda { ordinal, .. } => DeviceId(format!("cuda-{ordinal}")),
-            })
-            .collect(),
+        devices: placement.seats.iter().map(Seat::id).collect(),
         quant: entry.request.quant.clone(),
         dtype: entry.request.dtype.clone(),
         context_tokens: u64::from(info.facts.max_context),
@@ -414,5 +476,6 @@ fn note(entry: &Entry, order: &LoadOrder, decision: &Decision, info: &ModelInfo,
         prefix_block_tokens: Some(crate::engine::prefix_cache::GRAIN),
         ready_since_ms: Some(now_ms()),
         load_ms: Some(began.elapsed().as_millis() as u64),
+        warnings: placement.warnings.clone(),
     });
 }

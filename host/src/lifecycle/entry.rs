@@ -14,6 +14,7 @@ use wire_api::node::models::{
 };
 
 use super::keeper::Command;
+use super::memory::Reservation;
 use super::progress::Progress;
 use crate::worker::protocol::{Heartbeat, ModelFacts};
 
@@ -109,6 +110,8 @@ pub(super) struct Entry {
     /// Failing is no reason to give up: it is configured, or has served before.
     pub persistent: AtomicBool,
     figures: Mutex<Figures>,
+    /// What the lease it was begun under was promised, until its own plan is known.
+    lent: Mutex<Option<Reservation>>,
 }
 
 impl Entry {
@@ -129,11 +132,22 @@ impl Entry {
             next_ticket: AtomicU64::new(1), // 0 is the keeper's own
             persistent: AtomicBool::new(persistent),
             figures: Mutex::default(),
+            lent: Mutex::default(),
         }
     }
 
     pub fn figures(&self) -> MutexGuard<'_, Figures> {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory promised to it before anybody knows what it needs.
+    pub fn lend(&self, promise: Option<Reservation>) {
+        *self.lent.lock().unwrap_or_else(PoisonError::into_inner) = promise;
+    }
+
+    /// Takes that promise back.
+    pub fn take_lent(&self) -> Option<Reservation> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub fn answers_to(&self, name: &str) -> bool {

@@ -154,6 +154,8 @@ impl Keeper {
     async fn after_failed_load(&mut self, mut failure: Failure) -> Next {
         self.attempts += 1;
         failure.attempts = self.attempts;
+        // It may have failed before its own plan took the place of what its lease was promised.
+        drop(self.entry.take_lent());
         let persistent = self.entry.persistent.load(Ordering::Relaxed);
         tracing::error!(
             model = self.name(),

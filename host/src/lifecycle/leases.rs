@@ -12,7 +12,7 @@ use wire_api::node::LeaseId;
 use wire_api::node::lease::{Guard, Lease, LeaseRequest};
 
 use super::error::{LifecycleError, does_not_fit};
-use super::memory::{Accounts, Reservation};
+use super::memory::{Accounts, Reservation, Room};
 
 /// Longest time a lease is granted for without being renewed.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -32,20 +32,17 @@ struct Held {
     lease: Lease,
     owner: String,
     expires: Instant,
-    promise: Reservation,
+    /// Until a load takes it over.
+    promise: Option<Reservation>,
 }
 
 /// What a node knows when it is asked for a lease.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Situation {
     /// The residency revision.
     pub revision: u64,
-    /// Memory of the machine, in bytes.
-    pub total: u64,
-    /// Of it, free now.
-    pub available: u64,
-    /// What the victims the planner names will free.
-    pub from_victims: u64,
+    /// Memory of every device that can be used; what the planner's victims will free counts as free.
+    pub rooms: Vec<Room>,
 }
 
 impl Leases {
@@ -61,7 +58,7 @@ impl Leases {
     pub fn grant(
         &self,
         request: &LeaseRequest,
-        situation: Situation,
+        situation: &Situation,
         accounts: &Accounts,
     ) -> Result<Lease, LifecycleError> {
         let mut state = self.lock();
@@ -84,16 +81,15 @@ impl Leases {
         {
             return Err(LifecycleError::StaleRevision { planned, actual: situation.revision });
         }
-        if let Some(claim) =
-            request.claims.iter().find(|claim| !matches!(claim.device.as_str(), "cpu" | "cpu-0"))
-        {
-            return Err(LifecycleError::Invalid(format!("there is no device {} to lease", claim.device)));
-        }
-        let need: u64 = request.claims.iter().map(|claim| claim.bytes).sum();
-        let available = situation.available + situation.from_victims;
+        let (rooms, needs) = claimed(request, &situation.rooms)?;
         let (_, promise) = accounts
-            .reserve(situation.total, available, None, |room| {
-                if need > room { Err(does_not_fit("the lease", need, room)) } else { Ok(((), need)) }
+            .reserve(&rooms, None, |left| {
+                for ((room, need), left) in rooms.iter().zip(&needs).zip(left) {
+                    if need > left {
+                        return Err(does_not_fit(&format!("the lease on {}", room.device), *need, *left));
+                    }
+                }
+                Ok(((), needs.clone()))
             })
             .map_err(|failure| LifecycleError::Unavailable { model: request.model.clone(), failure })?;
         state.newest_fence += 1;
@@ -105,7 +101,7 @@ impl Leases {
             expires_in_ms: 0,
             residency_revision: situation.revision,
         };
-        let held = state.held.insert(Held { lease, owner: request.owner.clone(), expires, promise });
+        let held = state.held.insert(Held { lease, owner: request.owner.clone(), expires, promise: Some(promise) });
         Ok(held.lease_now())
     }
 
@@ -132,17 +128,36 @@ impl Leases {
         Err(LifecycleError::StaleFence { given: guard.fence.unwrap_or(0), newest })
     }
 
-    /// The promise behind a lease, which a load under that lease may use.
-    pub fn promise(&self, guard: &Guard) -> Option<u64> {
-        let state = self.lock();
-        let held = state.held.as_ref().filter(|held| Some(&held.lease.id) == guard.lease.as_ref())?;
-        Some(held.promise.id())
+    /// Hands what a lease was promised to the load that begins under it: from here on the load holds it, and
+    /// the lease may be released while the load still runs.
+    pub fn hand_over(&self, guard: &Guard) -> Option<Reservation> {
+        let mut state = self.lock();
+        let held = state.held.as_mut().filter(|held| Some(&held.lease.id) == guard.lease.as_ref())?;
+        held.promise.take()
     }
 
     /// Lets what has lapsed lapse.
     pub fn sweep(&self) {
         drop(self.lock());
     }
+}
+
+/// The devices a request claims memory of, and how much of each.
+fn claimed(request: &LeaseRequest, rooms: &[Room]) -> Result<(Vec<Room>, Vec<u64>), LifecycleError> {
+    let (mut devices, mut needs): (Vec<Room>, Vec<u64>) = (Vec::new(), Vec::new());
+    for claim in &request.claims {
+        let name = if claim.device.as_str() == "cpu" { "cpu-0" } else { claim.device.as_str() };
+        if let Some(place) = devices.iter().position(|room| room.device.as_str() == name) {
+            needs[place] += claim.bytes;
+            continue;
+        }
+        let room = rooms.iter().find(|room| room.device.as_str() == name).ok_or_else(|| {
+            LifecycleError::Invalid(format!("there is no device {} to lease", claim.device))
+        })?;
+        devices.push(room.clone());
+        needs.push(claim.bytes);
+    }
+    Ok((devices, needs))
 }
 
 impl Held {
@@ -161,7 +176,15 @@ mod tests {
 
     use super::*;
 
-    const NOW: Situation = Situation { revision: 5, total: 1000, available: 500, from_victims: 0 };
+    /// A machine with so much free memory, and a GPU.
+    fn with(available: u64) -> Situation {
+        let gpu = Room::of_a_gpu("cuda-1".into(), 1000, 1000);
+        Situation { revision: 5, rooms: vec![Room::of_the_machine(1000, available), gpu] }
+    }
+
+    fn now() -> Situation {
+        with(500)
+    }
 
     fn request(bytes: u64) -> LeaseRequest {
         LeaseRequest {
@@ -180,16 +203,16 @@ mod tests {
     #[test]
     fn one_planner_at_a_time_and_old_fences_are_refused() {
         let (leases, accounts) = (Leases::default(), Accounts::default());
-        let first = leases.grant(&request(100), NOW, &accounts).unwrap();
-        assert!(matches!(leases.grant(&request(100), NOW, &accounts), Err(LifecycleError::Leased { .. })));
+        let first = leases.grant(&request(100), &now(), &accounts).unwrap();
+        assert!(matches!(leases.grant(&request(100), &now(), &accounts), Err(LifecycleError::Leased { .. })));
         leases.check(&guard(&first)).unwrap();
         leases.check(&Guard::default()).unwrap();
         let renewed = LeaseRequest { lease: Some(first.id.clone()), ..request(0) };
-        assert_eq!(leases.grant(&renewed, NOW, &accounts).unwrap().fence, first.fence);
+        assert_eq!(leases.grant(&renewed, &now(), &accounts).unwrap().fence, first.fence);
 
         assert!(leases.release(&first.id) && !leases.release(&first.id));
         assert!(matches!(leases.check(&guard(&first)), Err(LifecycleError::StaleFence { .. })));
-        let second = leases.grant(&request(100), NOW, &accounts).unwrap();
+        let second = leases.grant(&request(100), &now(), &accounts).unwrap();
         assert!(second.fence > first.fence);
         assert!(matches!(leases.check(&guard(&first)), Err(LifecycleError::StaleFence { .. })));
         leases.check(&guard(&second)).unwrap();
@@ -199,25 +222,45 @@ mod tests {
     fn what_is_leased_is_not_free_until_the_lease_lapses() {
         let (leases, accounts) = (Leases::default(), Accounts::default());
         let short = LeaseRequest { ttl_ms: 0, ..request(300) };
-        let lapsed = leases.grant(&short, NOW, &accounts).unwrap();
-        assert_eq!(accounts.promised(), 300);
+        let lapsed = leases.grant(&short, &now(), &accounts).unwrap();
+        assert_eq!(accounts.promised("cpu-0"), 300);
         leases.sweep();
-        assert_eq!(accounts.promised(), 0);
+        assert_eq!(accounts.promised("cpu-0"), 0);
         assert!(leases.check(&guard(&lapsed)).is_err());
         // Of 500 bytes, 50 are spare.
-        let too_much = leases.grant(&request(460), NOW, &accounts).unwrap_err();
+        let too_much = leases.grant(&request(460), &now(), &accounts).unwrap_err();
         assert!(too_much.to_string().contains("10 bytes are missing"), "{too_much}");
-        let with_victims = Situation { from_victims: 100, ..NOW };
-        leases.grant(&request(460), with_victims, &accounts).unwrap();
+        leases.grant(&request(460), &with(600), &accounts).unwrap();
+    }
+
+    #[test]
+    fn a_load_takes_over_what_its_lease_was_promised() {
+        let (leases, accounts) = (Leases::default(), Accounts::default());
+        let lease = leases.grant(&request(300), &now(), &accounts).unwrap();
+        assert!(leases.hand_over(&Guard::default()).is_none(), "no lease, no promise");
+        let promise = leases.hand_over(&guard(&lease));
+        assert!(promise.is_some() && leases.hand_over(&guard(&lease)).is_none(), "once only");
+        assert!(leases.release(&lease.id));
+        assert_eq!(accounts.promised(), 300, "the load holds it");
+        leases.grant(&request(100), &now(), &accounts).expect("beside it, another may be planned");
+        drop(promise);
     }
 
     #[test]
     fn a_lease_is_planned_on_the_residency_there_is() {
         let (leases, accounts) = (Leases::default(), Accounts::default());
         let old = LeaseRequest { residency_revision: Some(4), ..request(1) };
-        assert!(matches!(leases.grant(&old, NOW, &accounts), Err(LifecycleError::StaleRevision { .. })));
+        assert!(matches!(leases.grant(&old, &now(), &accounts), Err(LifecycleError::StaleRevision { .. })));
         let mut elsewhere = request(1);
+        elsewhere.claims[0].device = "cuda-1".into();
+        elsewhere.claims.push(Claim { device: "cpu".into(), bytes: 300 });
+        let lease = leases.grant(&elsewhere, &now(), &accounts).unwrap();
+        assert_eq!((accounts.promised("cuda-1"), accounts.promised("cpu-0")), (1, 300));
+        leases.release(&lease.id);
+        elsewhere.claims[0].bytes = 951;
+        let too_much = leases.grant(&elsewhere, &now(), &accounts).unwrap_err();
+        assert!(too_much.to_string().contains("the lease on cuda-1 needs"), "{too_much}");
         elsewhere.claims[0].device = "cuda-3".into();
-        assert!(matches!(leases.grant(&elsewhere, NOW, &accounts), Err(LifecycleError::Invalid(_))));
+        assert!(matches!(leases.grant(&elsewhere, &now(), &accounts), Err(LifecycleError::Invalid(_))));
     }
 }

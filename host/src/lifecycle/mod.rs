@@ -20,6 +20,7 @@ mod keeper;
 mod leases;
 mod memory;
 mod options;
+mod placement;
 mod progress;
 mod resolve;
 mod serve;
@@ -37,15 +38,16 @@ use wire_api::node::lease::{Guard, Lease, LeaseRequest};
 use wire_api::node::load::{LoadRequest, UnloadRequest, UnloadResponse};
 use wire_api::node::models::{Failure, ModelState, ModelStatus};
 use wire_api::node::status::ModelReadiness;
-use wire_api::node::{JobId, LeaseId, ModelId};
+use wire_api::node::{DeviceId, JobId, LeaseId, ModelId};
 
 use self::entry::{Entry, now_ms};
 use self::keeper::{Command, Keeper, Unload};
 use self::leases::{Leases, Situation};
-use self::memory::Accounts;
+use self::memory::{Accounts, Room};
 use self::progress::Progress;
 use self::ticket::Ticket;
 use crate::catalogue::Catalogue;
+use crate::discovery::Machine;
 use crate::discovery::memory::Memory;
 use crate::metrics::Metrics;
 use crate::worker::message::Submission;
@@ -93,10 +95,18 @@ impl Shared {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory this node's models may use in all, and of it what is free now.
-    fn memory(&self, machine: &Memory) -> (u64, u64) {
+    /// Main memory this node's models may use.
+    fn main_memory(&self, machine: &Memory) -> Room {
         let limit = self.options.memory_bytes.unwrap_or(u64::MAX);
-        (machine.total_bytes.min(limit), machine.available_bytes.min(limit))
+        Room::of_the_machine(machine.total_bytes.min(limit), machine.available_bytes.min(limit))
+    }
+
+    /// Memory of every device that can be used.
+    fn rooms(&self, machine: &Machine) -> Vec<Room> {
+        let gpus = machine.gpus.usable().map(|gpu| {
+            Room::of_a_gpu(DeviceId(gpu.id()), gpu.total_bytes, gpu.free_bytes)
+        });
+        std::iter::once(self.main_memory(&machine.memory)).chain(gpus).collect()
     }
 
     /// Something about what is resident has changed.
@@ -327,7 +337,9 @@ impl Models {
         let job = self.0.next_job();
         let (commands, inbox) = tokio::sync::mpsc::unbounded_channel();
         let progress = Progress::new(id.clone(), job.clone());
+        let lent = self.0.leases.hand_over(&request.guard);
         let entry = Arc::new(Entry::new(id.clone(), request, persistent, commands, progress));
+        entry.lend(lent);
         let standing = entry.standing.subscribe();
         entries.insert(id.clone(), Arc::clone(&entry));
         self.0.changed();
@@ -353,6 +365,8 @@ impl Models {
             quant: request.quant.or_else(|| found.quant.clone()),
             context_tokens: request.context_tokens.or(found.context_tokens),
             slots: request.slots.or(found.slots),
+            prefix_cache_bytes: request.prefix_cache_bytes.or(found.prefix_cache_bytes),
+            options: request.options.or_else(|| found.options.clone()),
             pinned: request.pinned || found.pinned,
             aliases: if request.aliases.is_empty() { found.aliases.clone() } else { request.aliases },
             guard: request.guard,
@@ -375,6 +389,11 @@ impl Models {
         differs(request.quant.is_some() && request.quant != was.quant, "quantization")?;
         differs(request.context_tokens.is_some() && request.context_tokens != was.context_tokens, "context")?;
         differs(request.slots.is_some() && request.slots != was.slots, "number of slots")?;
+        differs(
+            request.prefix_cache_bytes.is_some() && request.prefix_cache_bytes != was.prefix_cache_bytes,
+            "prefix cache",
+        )?;
+        differs(request.options.is_some() && request.options != was.options, "set of options")?;
         if persistent {
             entry.persistent.store(true, Ordering::Relaxed);
         }
@@ -409,11 +428,19 @@ impl Models {
 
     /// Promises memory to a planner, under a fence. See [`wire_api::node::lease`].
     pub fn lease(&self, request: &LeaseRequest) -> Result<Lease, LifecycleError> {
-        let (total, available) = self.0.memory(&crate::discovery::memory::look());
-        let victims = request.victims.iter().filter_map(|victim| self.find(victim.as_str()));
-        let from_victims = victims.map(|entry| entry.figures().memory.bytes()).sum();
-        let situation = Situation { revision: self.residency_revision(), total, available, from_victims };
-        self.0.leases.grant(request, situation, &self.0.accounts)
+        let mut rooms = self.0.rooms(&crate::discovery::look());
+        for victim in request.victims.iter().filter_map(|victim| self.find(victim.as_str())) {
+            let figures = victim.figures();
+            let devices = figures.details.as_ref().map_or(&[][..], |details| &details.devices);
+            let share = figures.memory.bytes() / devices.len().max(1) as u64;
+            // A model that has not come so far as to have a place holds main memory at most.
+            let held = if devices.is_empty() { &[DeviceId(String::from("cpu-0"))][..] } else { devices };
+            for device in held {
+                rooms.iter_mut().filter(|room| room.device == *device).for_each(|room| room.available += share);
+            }
+        }
+        let situation = Situation { revision: self.residency_revision(), rooms };
+        self.0.leases.grant(request, &situation, &self.0.accounts)
     }
 
     /// Gives a lease back. Whether it was held.
@@ -421,10 +448,10 @@ impl Models {
         self.0.leases.release(lease)
     }
 
-    /// Memory promised to models and leases and not used yet: not free, whatever the machine says.
-    pub fn promised_bytes(&self) -> u64 {
+    /// Memory of a device promised to models and leases and not used yet: not free, whatever the device says.
+    pub fn promised_bytes(&self, device: &str) -> u64 {
         self.0.leases.sweep();
-        self.0.accounts.promised()
+        self.0.accounts.promised(device)
     }
 
     fn find(&self, name: &str) -> Option<Arc<Entry>> {

@@ -101,6 +101,7 @@ pub async fn models(State(house): State<Arc<House>>) -> Json<NodeModels> {
         devices: devices(&machine::look(), house.models.promised_bytes()),
         models: house.models.list(),
         draining: false,
+        unix_ms: super::unix_seconds() * 1000,
     })
 }
 

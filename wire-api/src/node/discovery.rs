@@ -40,6 +40,31 @@ pub struct Host {
     pub memory_total_bytes: u64,
     /// Main memory that could be had now.
     pub memory_free_bytes: u64,
+    /// Instruction sets that matter for inference.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cpu_features: Vec<String>,
+    /// Physical cores of the machine.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub physical_cores: u32,
+    /// Logical processors the process may run on.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub affinity: u32,
+    /// Processors' worth of time the control group grants; absent without a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_quota: Option<f64>,
+    /// Version of NVIDIA's driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Newest CUDA the driver knows, as `13.0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<String>,
+    /// Why no GPU can be looked at, or what is odd about those that can; one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a device is.
@@ -63,6 +88,12 @@ pub struct Device {
     pub kind: DeviceKind,
     /// Its product name.
     pub name: String,
+    /// UUID the driver gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// PCI address, `0000:01:00.0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pci_bus: Option<String>,
     /// Build of plugins that suits it best: `cpu-v3`, `hopper`.
     pub build: String,
     /// CUDA compute capability times ten (`89` is 8.9).
@@ -74,12 +105,60 @@ pub struct Device {
     pub memory_free_bytes: u64,
     /// Memory promised by leases and not used yet.
     pub memory_leased_bytes: u64,
+    /// Memory of a GPU that is not known to be used by this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_others_bytes: Option<u64>,
+    /// Degrees Celsius.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature_celsius: Option<u32>,
     /// Devices reachable without the host: one group for tensor parallelism.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<DeviceId>,
     /// Why it cannot be used, if it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// What serves each architecture on it. Only in `GET /discovery`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub builds: Vec<DeviceBuild>,
+}
+
+/// What serves one architecture on one device, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceBuild {
+    /// The architecture.
+    pub architecture: String,
+    /// Build of the chosen file; absent when none fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// Version of its plugin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The chosen file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Why it was chosen, or why none is.
+    pub reason: String,
+    /// What to know before it is used, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Every candidate with its sentence, best first, the chosen one included.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub considered: Vec<ConsideredBuild>,
+}
+
+/// A plugin file that was considered for a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConsideredBuild {
+    /// The file.
+    pub path: String,
+    /// Its build.
+    pub build: String,
+    /// Whether it could compute there.
+    pub fits: bool,
+    /// Why, or why not.
+    pub reason: String,
 }
 
 /// A plugin file.
@@ -106,6 +185,30 @@ pub struct Plugin {
     /// Devices it is the best build for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub chosen_for: Vec<DeviceId>,
+    /// What the manifest beside the file says; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<PluginManifest>,
+}
+
+/// What was found in a plugin file when it was built, and what it has run on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PluginManifest {
+    /// Git revision.
+    pub git: String,
+    /// SHA-256 of the file, in hex.
+    pub sha256: String,
+    /// CUDA toolkit, as `13.0`; empty for CPU builds.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cuda: String,
+    /// Machine code found inside, as `sm_90a`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sass: Vec<String>,
+    /// PTX found inside, as `sm_80`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ptx: Vec<String>,
+    /// Hardware it has run on; empty when it has not.
+    pub hardware_runs: Vec<String>,
 }
 
 /// Whether a plugin can be used.

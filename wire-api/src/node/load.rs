@@ -19,7 +19,8 @@ pub struct LoadRequest {
     /// Answer when the load is over instead of at once.
     #[serde(default)]
     pub wait: bool,
-    /// Where to; the node chooses if absent. Several are one model split over them.
+    /// Where to; the node chooses if absent. Several are one model split over them. Besides the names of
+    /// `GET /discovery`, a GPU may be given by number, UUID (or its beginning) or PCI address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceId>,
     /// Type to compute in: `f32`, `bf16`, `f16`.
@@ -34,6 +35,12 @@ pub struct LoadRequest {
     /// Sequences at once; the node chooses if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<u32>,
+    /// Memory that cached prefixes may hold, over all devices; a share of the state if absent, 0 for no cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_cache_bytes: Option<u64>,
+    /// Options of the architecture, which validates them itself; the node's own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<serde_json::Map<String, serde_json::Value>>,
     /// Never evict it.
     #[serde(default)]
     pub pinned: bool,

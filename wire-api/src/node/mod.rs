@@ -13,6 +13,7 @@ pub mod events;
 pub mod lease;
 pub mod load;
 pub mod models;
+pub mod registration;
 pub mod routes;
 pub mod status;
 pub mod text;

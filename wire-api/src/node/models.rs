@@ -21,6 +21,9 @@ pub struct NodeModels {
     pub models: Vec<ModelStatus>,
     /// The node takes no new work.
     pub draining: bool,
+    /// The node's own clock when it took this snapshot, in milliseconds since 1970: what its other times are to
+    /// be compared with, whatever the reader's clock says. 0 from nodes that do not tell.
+    pub unix_ms: u64,
 }
 
 /// Where a model stands.
@@ -141,6 +144,9 @@ pub struct ModelDetails {
     /// How long its load took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<u64>,
+    /// What is not as good as it could be: a build that is not the card's own, no GPU; one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Memory by class, planned before and measured after the load. All in bytes.

@@ -15,6 +15,8 @@ pub struct ReplicaGauge {
     pub(super) inflight: AtomicU32,
     pub(super) pending_prefill: AtomicU64,
     pub(super) last_used_ms: AtomicU64,
+    /// When it was first seen ready in its present stay; 0 while it is not.
+    resident_since_ms: AtomicU64,
     closed: AtomicBool,
     pinned: AtomicBool,
     latency: Mutex<Latency>,
@@ -41,6 +43,23 @@ impl ReplicaGauge {
     /// When this gateway last sent a request there; 0 is never.
     pub fn last_used_ms(&self) -> u64 {
         self.last_used_ms.load(Ordering::Relaxed)
+    }
+
+    /// The model was seen there, ready or not.
+    pub fn saw(&self, ready: bool, now_ms: u64) {
+        if !ready {
+            self.resident_since_ms.store(0, Ordering::Relaxed);
+        } else if self.resident_since_ms.load(Ordering::Relaxed) == 0 {
+            self.resident_since_ms.store(now_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// How long it has been there, ready, as far as this gateway has seen.
+    pub fn resident_ms(&self, now_ms: u64) -> u64 {
+        match self.resident_since_ms.load(Ordering::Relaxed) {
+            0 => 0,
+            since => now_ms.saturating_sub(since),
+        }
     }
 
     /// Whether routing there has stopped, because the model is about to go.
