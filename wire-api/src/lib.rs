@@ -14,6 +14,7 @@
 //! * [`sse`] – server-sent events, encoded and decoded.
 //! * [`error`] – [`ApiError`], rendered in the caller's dialect.
 //! * [`mod@peek`] – what a router needs from a body, without building a tree of it.
+//! * [`size`] – amounts of memory as people write them.
 //! * [`rate_limits`] – headers that tell a client what it may still ask for.
 
 pub mod anthropic;
@@ -23,6 +24,7 @@ pub mod node;
 pub mod openai;
 pub mod peek;
 pub mod rate_limits;
+pub mod size;
 pub mod sse;
 pub mod translate;
 

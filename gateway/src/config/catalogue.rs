@@ -37,7 +37,7 @@ pub struct ModelSpec {
     /// Sequences at once on one node.
     pub slots: Option<u32>,
     /// Memory it needs on a node; learned from the first load where absent.
-    #[serde(deserialize_with = "super::size::deserialize")]
+    #[serde(deserialize_with = "wire_api::size::deserialize")]
     pub memory: Option<u64>,
     /// Devices it is split over.
     pub min_devices: u32,

@@ -17,8 +17,8 @@ const OTHER: [&str; 6] = [
 ];
 
 /// Sections a variable may name.
-const SECTIONS: [&str; 8] =
-    ["gateway", "polling", "routing", "eviction", "plugins", "keys", "usage", "coordinator"];
+const SECTIONS: [&str; 10] =
+    ["gateway", "polling", "routing", "eviction", "plugins", "keys", "usage", "coordinator", "proxy", "telemetry"];
 
 /// Writes every override into `table`; says whether there was any.
 ///

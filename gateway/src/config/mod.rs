@@ -7,7 +7,6 @@ pub mod catalogue;
 pub mod environment;
 pub mod error;
 pub mod neuron;
-pub mod size;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -36,6 +35,10 @@ pub struct Config {
     pub keys: KeySettings,
     /// What is written down.
     pub usage: UsageSettings,
+    /// How requests are carried when a node is slow.
+    pub proxy: Proxy,
+    /// Where traces go.
+    pub telemetry: Telemetry,
     /// The nodes.
     pub neurons: Vec<Neuron>,
 }
@@ -177,6 +180,44 @@ pub struct UsageSettings {
     /// The SQLite database, relative to this file. By default `usage.sqlite` in the service's state directory;
     /// without one nothing is written.
     pub database: Option<PathBuf>,
+    /// A PostgreSQL database instead: `postgresql://user@host/name`. A password belongs into `postgres_file`.
+    pub postgres: Option<String>,
+    /// A file that holds such an address, relative to this file.
+    pub postgres_file: Option<PathBuf>,
+}
+
+/// `[proxy]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Proxy {
+    /// Time without an answer after which a request is sent to a second node as well, in milliseconds. 0 is never.
+    pub hedge_after_ms: u64,
+    /// Share of requests that may be sent twice, 0 to 1.
+    pub hedge_budget: f64,
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self { hedge_after_ms: 0, hedge_budget: 0.05 }
+    }
+}
+
+/// `[telemetry]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Where traces are sent, by OTLP over HTTP: `http://host:4318`. Without one nothing is.
+    pub otlp_endpoint: Option<String>,
+    /// Share of requests traced when the caller does not say, 0 to 1.
+    pub sample: f64,
+    /// What this gateway is called there.
+    pub service: String,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample: 1.0, service: "cortex".into() }
+    }
 }
 
 /// What kind of server a node is.
@@ -188,6 +229,8 @@ pub enum NodeKind {
     Neuron,
     /// Another server that speaks OpenAI's API: it serves what it lists.
     OpenAi,
+    /// A server that speaks only Anthropic's API: it serves what it lists, chat is translated for it.
+    Anthropic,
 }
 
 /// One `[[neurons]]` entry.
@@ -196,7 +239,7 @@ pub enum NodeKind {
 pub struct Neuron {
     /// Name of the node; what the gateway calls it everywhere.
     pub name: String,
-    /// Where it is reached: `http://host:port`, without `/v1`.
+    /// Where it is reached: `http://host:port` or `https://host`, without `/v1`.
     pub endpoint: String,
     /// What it is.
     #[serde(default)]
@@ -207,6 +250,26 @@ pub struct Neuron {
     /// Environment variable that holds the key this node wants.
     #[serde(default)]
     pub api_key_env: Option<String>,
+    /// File that holds the key this node wants, relative to this file.
+    #[serde(default)]
+    pub api_key_file: Option<PathBuf>,
+}
+
+impl Neuron {
+    /// The key this node wants, from the variable or the file its entry names. None where it names neither.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a variable that is not set and a file that cannot be read.
+    pub fn api_key(&self) -> Result<Option<String>, ConfigError> {
+        if let Some(name) = &self.api_key_env {
+            let key = std::env::var(name).map_err(|_| {
+                ConfigError::value("neurons.api_key_env", format!("the variable {name} of node {:?} is not set", self.name))
+            })?;
+            return Ok(Some(key));
+        }
+        let Some(path) = &self.api_key_file else { return Ok(None) };
+        Ok(Some(read(path)?.trim().to_owned()))
+    }
 }
 
 fn one() -> f32 {
@@ -258,10 +321,16 @@ impl Config {
         let source = path.unwrap_or(Path::new("defaults"));
         let mut config = Self::parse(&text, source, std::env::vars())?;
         let files = config.plugins.files.iter_mut();
-        for file in files.chain(&mut config.keys.file).chain(&mut config.usage.database) {
+        let node_keys = config.neurons.iter_mut().filter_map(|node| node.api_key_file.as_mut());
+        let named = [&mut config.keys.file, &mut config.usage.database, &mut config.usage.postgres_file];
+        for file in files.chain(named.into_iter().flatten()).chain(node_keys) {
             *file = folder.join(&*file);
         }
+        for node in &config.neurons {
+            node.api_key()?;
+        }
         if config.usage.database.is_none()
+            && config.usage.postgres_address()?.is_none()
             && let Some(state) = std::env::var_os("STATE_DIRECTORY")
         {
             config.usage.database = Some(PathBuf::from(state).join("usage.sqlite"));
@@ -292,8 +361,17 @@ impl Config {
                 return Err(ConfigError::value("neurons.weight", "must be a number above 0"));
             }
         }
-        if !(0.0..=1.0).contains(&self.gateway.retry_budget) {
-            return Err(ConfigError::value("gateway.retry_budget", "must be from 0 to 1"));
+        for (key, share) in [
+            ("gateway.retry_budget", self.gateway.retry_budget),
+            ("proxy.hedge_budget", self.proxy.hedge_budget),
+            ("telemetry.sample", self.telemetry.sample),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(ConfigError::value(key, "must be from 0 to 1"));
+            }
+        }
+        if self.usage.database.is_some() && (self.usage.postgres.is_some() || self.usage.postgres_file.is_some()) {
+            return Err(ConfigError::value("usage", "has a database file and PostgreSQL; one of them keeps the books"));
         }
         let positive = [
             ("polling.interval_ms", self.polling.interval_ms),
@@ -316,11 +394,8 @@ fn check_endpoint(node: &Neuron) -> Result<(), ConfigError> {
     let uri: http::Uri =
         node.endpoint.parse().map_err(|_| wrong("is not a URL such as http://host:13131"))?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            return Err(wrong("uses https, which is not built in; put a TLS proxy beside the node"));
-        }
-        _ => return Err(wrong("must begin with http://")),
+        Some("http" | "https") => {}
+        _ => return Err(wrong("must begin with http:// or https://")),
     }
     if uri.path().trim_end_matches('/').ends_with("/v1") {
         return Err(wrong("must be given without /v1; the gateway adds the path of each request"));
@@ -330,6 +405,19 @@ fn check_endpoint(node: &Neuron) -> Result<(), ConfigError> {
 
 fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+impl UsageSettings {
+    /// The address of the PostgreSQL database, if one keeps the books.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a file that cannot be read.
+    pub fn postgres_address(&self) -> Result<Option<String>, ConfigError> {
+        match &self.postgres_file {
+            Some(path) => Ok(Some(read(path)?.trim().to_owned())),
+            None => Ok(self.postgres.clone()),
+        }
+    }
 }
 
 impl Gateway {
@@ -418,6 +506,9 @@ mod tests {
             ),
             ("[polling]\nmisses = 0", "polling.misses"),
             ("[gateway]\nretry_budget = 2.0", "retry_budget"),
+            ("[proxy]\nhedge_budget = -1.0", "hedge_budget"),
+            ("[usage]\ndatabase = \"a\"\npostgres = \"postgresql://b\"", "one of them"),
+            ("[[neurons]]\nname = \"a\"\nendpoint = \"ftp://a:1\"", "https://"),
             ("[gateway", "cortex.toml"),
         ];
         for (text, expected) in cases {

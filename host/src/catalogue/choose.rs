@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use plugin_loader::{ArchitectureInfo, Contender, DeviceInfo, Report, choose_build};
+use plugin_loader::{
+    ArchitectureInfo, Choice, Considered, Contender, DeviceInfo, Fit, Manifest, Report, choose_build, judge,
+};
 use thiserror::Error;
 
-use super::Snapshot;
+use super::{Entry, Snapshot};
 
 /// What a model's files say it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,7 +35,7 @@ impl ArchitectureKey {
         }
     }
 
-    fn served_by<'a>(&self, report: &'a Report) -> Option<&'a ArchitectureInfo> {
+    pub(super) fn served_by<'a>(&self, report: &'a Report) -> Option<&'a ArchitectureInfo> {
         report.architectures.iter().find(|info| match self {
             Self::ModelType(name) => info.model_types.contains(name),
             Self::Gguf(name) => info.gguf_architectures.contains(name),
@@ -52,10 +54,30 @@ pub struct Chosen {
     pub build: String,
     /// Its version.
     pub version: String,
+    /// How well it suits the device.
+    pub fit: Fit,
+    /// Why it was chosen, in one sentence.
+    pub reason: String,
     /// The architecture inside it.
     pub architecture: ArchitectureInfo,
+    /// What it has run on; `None` when no manifest says.
+    pub hardware_runs: Option<Vec<String>>,
     /// Every candidate with a sentence, best first.
-    pub considered: Vec<(PathBuf, String)>,
+    pub considered: Vec<Considered>,
+}
+
+impl Chosen {
+    /// What the operator should know before it is used, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let compiled = (self.fit == Fit::Compiled).then(|| {
+            format!(
+                "{}; install the build made for this card, or give the first load time and the driver a cache \
+                 (cuda.cache)",
+                self.reason
+            )
+        });
+        compiled.into_iter().collect()
+    }
 }
 
 /// No plugin serves this.
@@ -77,46 +99,84 @@ pub enum NotServed {
         /// Why each does not.
         reasons: String,
     },
+    /// Each device has a build of its own, but they do not belong together.
+    #[error("the builds for these devices do not belong together: {these}; install all of one version")]
+    Mixed {
+        /// Which they are.
+        these: String,
+    },
+}
+
+/// A file that knows an architecture.
+pub(super) struct Able<'a> {
+    pub contender: Contender,
+    pub architecture: &'a ArchitectureInfo,
+    pub report: &'a Report,
+}
+
+impl Able<'_> {
+    /// This file, as chosen by `choice` for `device`.
+    pub fn chosen(&self, device: &DeviceInfo, considered: Vec<Considered>) -> Option<Chosen> {
+        let verdict = judge(&self.contender, device);
+        Some(Chosen {
+            path: self.contender.path.clone(),
+            plugin: self.report.build.name.clone(),
+            build: self.report.build.build.clone(),
+            version: self.report.build.version.clone(),
+            fit: verdict.fit?,
+            reason: verdict.reason,
+            architecture: self.architecture.clone(),
+            hardware_runs: self.contender.manifest.as_ref().map(|manifest| manifest.hardware_runs.clone()),
+            considered,
+        })
+    }
+}
+
+impl Entry {
+    /// The file as a candidate for any device; `None` when it is not used at all.
+    pub fn contender(&self) -> Option<Contender> {
+        self.outcome.as_ref().ok()?;
+        let manifest: Option<Manifest> = self.manifest.clone().ok().flatten();
+        Some(Contender { path: self.path.clone(), descriptor: self.descriptor.clone()?, manifest })
+    }
 }
 
 impl Snapshot {
     /// The file that serves `key` on `device` best.
     pub fn choose(&self, key: &ArchitectureKey, device: &DeviceInfo) -> Result<Chosen, NotServed> {
-        let able: Vec<_> = self
-            .entries
-            .iter()
-            .filter_map(|entry| {
-                let report = entry.outcome.as_ref().ok()?;
-                let descriptor = entry.descriptor.clone()?;
-                let architecture = key.served_by(report)?;
-                Some((Contender { path: entry.path.clone(), descriptor }, architecture, report))
-            })
-            .collect();
+        let able = self.able(key)?;
+        let contenders: Vec<Contender> = able.iter().map(|able| able.contender.clone()).collect();
+        let Choice { chosen, considered } = choose_build(&contenders, device);
+        let best = chosen.and_then(|path| able.iter().find(|able| able.contender.path == path));
+        match best.and_then(|able| able.chosen(device, considered.clone())) {
+            Some(chosen) => Ok(chosen),
+            None => Err(no_build(key, &considered)),
+        }
+    }
+
+    /// Every usable file that knows `key`.
+    pub(super) fn able(&self, key: &ArchitectureKey) -> Result<Vec<Able<'_>>, NotServed> {
+        let able = self.entries.iter().filter_map(|entry| {
+            let contender = entry.contender()?;
+            let report = entry.outcome.as_ref().ok()?;
+            Some(Able { contender, architecture: key.served_by(report)?, report })
+        });
+        let able: Vec<_> = able.collect();
         if able.is_empty() {
             return Err(NotServed::Unknown { key: key.to_string(), known: self.known() });
         }
-        let contenders: Vec<Contender> = able.iter().map(|(contender, ..)| contender.clone()).collect();
-        let choice = choose_build(&contenders, device);
-        let chosen = choice.chosen.as_ref().and_then(|path| able.iter().find(|able| &able.0.path == path));
-        match chosen {
-            Some((contender, architecture, report)) => Ok(Chosen {
-                path: contender.path.clone(),
-                plugin: report.build.name.clone(),
-                build: report.build.build.clone(),
-                version: report.build.version.clone(),
-                architecture: (*architecture).clone(),
-                considered: choice.considered,
-            }),
-            None => Err(NotServed::NoBuild {
-                key: key.to_string(),
-                reasons: choice
-                    .considered
-                    .into_iter()
-                    .map(|(_, reason)| reason)
-                    .collect::<Vec<_>>()
-                    .join("; "),
-            }),
-        }
+        Ok(able)
+    }
+
+    /// Every architecture the usable plugins know, by name, with what a model of it says it is.
+    pub fn architectures(&self) -> std::collections::BTreeMap<String, ArchitectureKey> {
+        let reports = self.entries.iter().filter_map(|entry| entry.outcome.as_ref().ok());
+        let known = reports.flat_map(|report| &report.architectures).filter_map(|architecture| {
+            let model_type = architecture.model_types.first().cloned().map(ArchitectureKey::ModelType);
+            let gguf = || architecture.gguf_architectures.first().cloned().map(ArchitectureKey::Gguf);
+            Some((architecture.name.clone(), model_type.or_else(gguf)?))
+        });
+        known.collect()
     }
 
     fn known(&self) -> String {
@@ -137,14 +197,28 @@ impl Snapshot {
     }
 }
 
+/// Nothing fits; each candidate says why.
+pub(super) fn no_build(key: &ArchitectureKey, considered: &[Considered]) -> NotServed {
+    let reasons: Vec<&str> = considered.iter().map(|considered| considered.verdict.reason.as_str()).collect();
+    NotServed::NoBuild { key: key.to_string(), reasons: reasons.join("; ") }
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use plugin_loader::{BuildInfo, Cause, Descriptor, Refusal, cpu_device};
 
-    use super::super::Entry;
     use super::*;
 
-    fn entry(path: &str, build: &str, model_type: &str) -> Entry {
+    /// A plugin file of one build, as the tables of the author's side describe it.
+    pub(crate) fn entry(path: &str, build: &str, model_type: &str) -> Entry {
+        let (machine_code, ptx): (&[u16], u16) = match build {
+            "ampere" => (&[80], 80),
+            "ada" => (&[89], 89),
+            "hopper" => (&[90], 0),
+            "blackwell" => (&[100, 120], 100),
+            _ => (&[], 0),
+        };
+        let cuda = if machine_code.is_empty() { 0 } else { 13000 };
         let descriptor = Descriptor {
             abi: "1.0.0".into(),
             name: "x".into(),
@@ -152,16 +226,16 @@ mod tests {
             build: build.into(),
             git: String::new(),
             panic: "unwind".into(),
-            machine_code: Vec::new(),
-            ptx: 0,
-            cuda: 0,
+            machine_code: machine_code.to_vec(),
+            ptx,
+            cuda,
         };
         let architecture = ArchitectureInfo {
             name: "x".into(),
             model_types: vec![model_type.into()],
             gguf_architectures: vec![format!("g-{model_type}")],
             capabilities: 0,
-            max_world: 1,
+            max_world: 8,
         };
         let build = BuildInfo {
             name: "x".into(),
@@ -177,7 +251,7 @@ mod tests {
         };
         let report =
             Report { build, architectures: vec![architecture], routers: Vec::new(), evictors: Vec::new() };
-        Entry { path: path.into(), descriptor: Some(descriptor), outcome: Ok(report) }
+        Entry { path: path.into(), descriptor: Some(descriptor), manifest: Ok(None), outcome: Ok(report) }
     }
 
     #[test]
@@ -189,7 +263,7 @@ mod tests {
                 entry("a.so", "cpu-v2", "llama"),
                 entry("b.so", "cpu-v3", "llama"),
                 entry("h.so", "hopper", "qwen3"),
-                Entry { path: "c.so".into(), descriptor: None, outcome: Err(refusal) },
+                Entry { path: "c.so".into(), descriptor: None, manifest: Ok(None), outcome: Err(refusal) },
             ],
             directories: vec!["/plugins".into()],
         };

@@ -8,6 +8,8 @@
 //! The catalogue never maps a plugin into this process.
 
 mod choose;
+mod explain;
+mod ranks;
 mod watch;
 
 use std::collections::HashMap;
@@ -15,10 +17,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use plugin_loader::{Descriptor, FileIdentity, Found, Policy, Refusal, Report, probe_in_child, scan};
+use plugin_loader::{
+    Descriptor, FileIdentity, Found, Manifest, Policy, Refusal, Report, probe_in_child, scan,
+};
 use tokio::sync::watch as channel;
 
+#[cfg(test)]
+pub(crate) use choose::tests;
 pub use choose::{ArchitectureKey, Chosen, NotServed};
+pub use explain::{DeviceReport, explain};
 
 /// Where plugins are looked for, and how.
 #[derive(Debug, Clone)]
@@ -52,6 +59,8 @@ pub struct Entry {
     pub path: PathBuf,
     /// What it claims to be; `None` when it is no plugin.
     pub descriptor: Option<Descriptor>,
+    /// What was found in it when it was built, if that is known; why a manifest is not believed, if one is not.
+    pub manifest: Result<Option<Manifest>, String>,
     /// What it offers, or why it is not used.
     pub outcome: Result<Report, Refusal>,
 }
@@ -67,6 +76,9 @@ pub struct Snapshot {
     pub directories: Vec<PathBuf>,
 }
 
+/// One version of a plugin file, and of the manifest beside it.
+type Version = (PathBuf, FileIdentity, Option<FileIdentity>);
+
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Catalogue(Arc<Inner>);
@@ -75,7 +87,7 @@ pub struct Catalogue(Arc<Inner>);
 struct Inner {
     options: CatalogueOptions,
     /// What is known of each version of each file, refused ones included.
-    known: Mutex<HashMap<(PathBuf, FileIdentity), Entry>>,
+    known: Mutex<HashMap<Version, Entry>>,
     current: channel::Sender<Arc<Snapshot>>,
     /// Held during a scan, so that two of them do not probe the same file.
     scanning: tokio::sync::Mutex<()>,
@@ -150,7 +162,9 @@ impl Inner {
         let mut still_there = HashMap::new();
         let mut entries = Vec::with_capacity(found.len());
         for found in found {
-            let key = found.identity.map(|identity| (found.path.clone(), identity));
+            let manifest = std::fs::metadata(found.path.with_extension("json"));
+            let manifest = manifest.ok().map(|metadata| FileIdentity::of(&metadata));
+            let key = found.identity.map(|identity| (found.path.clone(), identity, manifest));
             let entry = key.as_ref().and_then(|key| known.get(key).cloned());
             let entry = entry.unwrap_or_else(|| self.examine(found));
             if let Some(key) = key {
@@ -182,7 +196,11 @@ impl Inner {
             ),
             Err(refusal) => tracing::warn!(%refusal, "plugin refused"),
         }
-        Entry { path, descriptor, outcome }
+        let manifest = Manifest::beside(&path);
+        if let Err(why) = &manifest {
+            tracing::warn!(path = %path.display(), "{why}; the plugin is used without it");
+        }
+        Entry { path, descriptor, manifest, outcome }
     }
 }
 

@@ -38,7 +38,8 @@ pub(super) fn apply(
         }
         let (section, key) = setting(&name, rest)?;
         let value = match (section, key) {
-            ("plugins", "directories") if name == "NEURON_PLUGINS" => directories(table, &text),
+            ("plugins", "directories") if name == "NEURON_PLUGINS" => in_front(table, section, key, &text),
+            ("cuda", "libs") => in_front(table, section, key, &text),
             _ => fit(&name, section, key, &text)?,
         };
         insert(table, section, key, value);
@@ -77,12 +78,12 @@ fn every_setting() -> impl Iterator<Item = (&'static str, &'static str)> {
     top.map(|key| ("", *key)).chain(inner)
 }
 
-/// `NEURON_PLUGINS` adds directories in front, separated by colons as in `PATH`.
-fn directories(table: &Table, text: &str) -> Value {
+/// `NEURON_PLUGINS` and `NEURON_CUDA_LIBS` add directories in front, separated by colons as in `PATH`.
+fn in_front(table: &Table, section: &str, key: &str, text: &str) -> Value {
     let here = std::env::current_dir().unwrap_or_default();
     let named = text.split(':').filter(|part| !part.is_empty()).map(|part| here.join(part));
     let mut all: Vec<Value> = named.map(|path| Value::String(path.to_string_lossy().into_owned())).collect();
-    if let Some(Value::Array(file)) = table.get("plugins").and_then(|section| section.get("directories")) {
+    if let Some(Value::Array(file)) = table.get(section).and_then(|section| section.get(key)) {
         all.extend(file.iter().cloned());
     }
     Value::Array(all)

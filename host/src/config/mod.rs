@@ -9,7 +9,6 @@ mod error;
 mod node;
 mod origin;
 mod schema;
-mod size;
 
 use std::collections::BTreeSet;
 use std::net::ToSocketAddrs;
@@ -46,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Pictures in requests.
     pub images: Images,
+    /// NVIDIA GPUs.
+    pub cuda: Cuda,
     /// Where models come from.
     pub hub: Hub,
     /// What is logged.
@@ -63,6 +64,7 @@ impl Default for Config {
             engine: Engine::default(),
             limits: Limits::default(),
             images: Images::default(),
+            cuda: Cuda::default(),
             hub: Hub::default(),
             log: Log::default(),
             models: Vec::new(),
@@ -109,7 +111,7 @@ pub struct Engine {
     /// Threads a model keeps busy; the physical cores this process may use when absent.
     pub threads: Option<u32>,
     /// Memory all models together may use, like `"24 GiB"`; the machine's when absent.
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(deserialize_with = "wire_api::size::deserialize")]
     pub memory: Option<u64>,
     /// Sequences at once.
     pub slots: u32,
@@ -127,6 +129,8 @@ pub struct Engine {
     pub max_snapshots: u32,
     /// A step that takes longer is taken for hung, in seconds.
     pub step_deadline_s: u64,
+    /// A load that makes no progress for longer is taken for hung, in seconds.
+    pub load_patience_s: u64,
     /// A worker that is silent for longer is taken for hung, in seconds.
     pub worker_patience_s: u64,
     /// An idle model proves this often that it still generates, in seconds.
@@ -158,6 +162,7 @@ impl Default for Engine {
             snapshot_every: models.snapshot_every,
             max_snapshots: models.max_snapshots,
             step_deadline_s: models.step_deadline.as_secs(),
+            load_patience_s: models.load_patience.as_secs(),
             worker_patience_s: models.worker_patience.as_secs(),
             prove_every_s: models.prove_every.as_secs(),
             drain_timeout_s: models.drain_timeout.as_secs(),
@@ -218,6 +223,16 @@ impl Default for Images {
     }
 }
 
+/// `[cuda]`: for models on NVIDIA GPUs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cuda {
+    /// Folders with CUDA's libraries, looked through before the system's; relative ones start at this file.
+    pub libs: Vec<PathBuf>,
+    /// Folder for kernels the driver compiles; a folder of the user's cache when absent.
+    pub cache: Option<PathBuf>,
+}
+
 /// `[hub]`. What is absent is taken from `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HOME` and `HF_HUB_OFFLINE`; the
 /// token comes from `HF_TOKEN` or the token file only, so that it need not stand in a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -255,7 +270,8 @@ pub struct Model {
     pub source: String,
     /// Other names it answers to.
     pub aliases: Vec<String>,
-    /// Where to: `cpu-0`, `cuda-1`; the node chooses when empty. Several are one model split over them.
+    /// Where to: `cpu`, `cuda-1`, a GPU's number, UUID or PCI address; the node chooses when empty. Several are one
+    /// model split over them.
     pub devices: Vec<String>,
     /// Type to compute in: `f32`, `bf16`, `f16`.
     pub dtype: Option<String>,
@@ -265,6 +281,12 @@ pub struct Model {
     pub context_tokens: Option<u64>,
     /// Sequences at once; as in `[engine]` when absent.
     pub slots: Option<u32>,
+    /// Memory cached prefixes may hold, like `"2 GiB"`, beside what the sequences need; 0 switches the cache off, and
+    /// `engine.prefix_cache_share` decides when absent.
+    #[serde(deserialize_with = "wire_api::size::deserialize")]
+    pub prefix_cache_bytes: Option<u64>,
+    /// Options of its architecture, instead of those of `[engine]`.
+    pub options: toml::Table,
     /// Never evicted.
     pub pinned: bool,
     /// Known by name, but loaded only when somebody asks for a load.
@@ -338,6 +360,8 @@ impl Config {
             .directories
             .iter_mut()
             .chain(&mut self.plugins.allow_list)
+            .chain(&mut self.cuda.libs)
+            .chain(&mut self.cuda.cache)
             .chain(&mut self.hub.cache);
         for path in paths.filter(|path| path.is_relative()) {
             *path = folder.join(&*path);
@@ -381,6 +405,7 @@ impl Config {
             ("engine.prefill_chunk", engine.prefill_chunk.into()),
             ("engine.snapshot_every", engine.snapshot_every.into()),
             ("engine.step_deadline_s", engine.step_deadline_s),
+            ("engine.load_patience_s", engine.load_patience_s),
             ("engine.worker_patience_s", engine.worker_patience_s),
             ("engine.prove_every_s", engine.prove_every_s),
             ("limits.body_mib", self.limits.body_mib),

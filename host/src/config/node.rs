@@ -11,6 +11,7 @@ use crate::catalogue::CatalogueOptions;
 use crate::lifecycle::ModelsOptions;
 use crate::prompt::fetch::FetchRules;
 use crate::prompt::image::ImageLimits;
+use crate::worker::environment::CudaOptions;
 use crate::worker::process::WorkerCommand;
 
 impl Config {
@@ -27,6 +28,7 @@ impl Config {
             snapshot_every,
             max_snapshots,
             step_deadline_s,
+            load_patience_s,
             worker_patience_s,
             prove_every_s,
             drain_timeout_s,
@@ -48,13 +50,15 @@ impl Config {
             snapshot_every,
             max_snapshots,
             step_deadline: Duration::from_secs(step_deadline_s),
+            load_patience: Duration::from_secs(load_patience_s),
             worker_patience: Duration::from_secs(worker_patience_s),
             prove_every: Duration::from_secs(prove_every_s),
             drain_timeout: Duration::from_secs(drain_timeout_s),
             replay,
             first_pause: Duration::from_millis(first_pause_ms),
             longest_pause: Duration::from_millis(longest_pause_ms),
-            architecture_options: if options.is_empty() { String::new() } else { json(&options) },
+            architecture_options: if options.is_empty() { String::new() } else { json(&options).to_string() },
+            cuda: CudaOptions { libs: self.cuda.libs.clone(), cache: self.cuda.cache.clone() },
         }
     }
 
@@ -76,8 +80,8 @@ impl Config {
     }
 }
 
-fn json(options: &toml::Table) -> String {
-    serde_json::to_string(options).expect("TOML can be written as JSON")
+fn json(options: &toml::Table) -> serde_json::Value {
+    serde_json::to_value(options).expect("TOML can be written as JSON")
 }
 
 fn mebibytes(mebibytes: u64) -> usize {
@@ -167,6 +171,11 @@ impl Model {
             quant: self.quantize.clone(),
             context_tokens: self.context_tokens,
             slots: self.slots,
+            prefix_cache_bytes: self.prefix_cache_bytes,
+            options: match json(&self.options) {
+                serde_json::Value::Object(options) if !options.is_empty() => Some(options),
+                _ => None,
+            },
             pinned: self.pinned,
             aliases: self.aliases.clone(),
             ..LoadRequest::default()

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use toml::{Table, Value};
 
 use super::error::{ConfigError, nearest};
-use super::{Config, Engine, Hub, Images, Limits, Log, Model, Plugins};
+use super::{Config, Cuda, Engine, Hub, Images, Limits, Log, Model, Plugins};
 
 /// Sections whose content is not ours to check.
 const FREE: [&str; 1] = ["engine.options"];
@@ -23,6 +23,7 @@ pub(super) fn keys(section: &str) -> Option<&'static [&'static str]> {
         "engine" => fields::<Engine>(),
         "limits" => fields::<Limits>(),
         "images" => fields::<Images>(),
+        "cuda" => fields::<Cuda>(),
         "hub" => fields::<Hub>(),
         "log" => fields::<Log>(),
         "models" => fields::<Model>(),

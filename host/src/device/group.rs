@@ -6,6 +6,8 @@
 //! long is too long.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use super::rank::{DeviceError, EncodedImage, ModelStats, OpenRank};
 use super::thread::{Answer, Batch, DeviceThread, ImageKey, Job, Reply, ReplySink, Stepped};
@@ -51,37 +53,39 @@ pub struct Group {
 impl Group {
     /// Opens all ranks, each on its own thread, at the same time. If one fails all are dropped again and the
     /// first failure is returned, so that a load either happens everywhere or leaves nothing behind.
+    ///
+    /// A rank whose peer failed may wait for it for ever, in the call that makes the communicator. Such a rank is
+    /// left behind with its thread, and only the end of the process frees what it holds.
     pub fn open(ranks: Vec<(String, OpenRank)>, sink: &ReplySink) -> Result<Self, DeviceError> {
-        let mut threads = Vec::with_capacity(ranks.len());
-        let mut outcomes = Vec::with_capacity(ranks.len());
+        let world = ranks.len();
+        let (opened, outcomes) = channel();
+        let mut threads = Vec::with_capacity(world);
         for (rank, (name, open)) in ranks.into_iter().enumerate() {
-            let (thread, outcome) = DeviceThread::start(name, rank, open, Arc::clone(sink))
+            let thread = DeviceThread::start(name, rank, open, opened.clone(), Arc::clone(sink))
                 .map_err(|error| DeviceError::Internal(format!("a device thread did not start: {error}")))?;
             threads.push(thread);
-            outcomes.push(outcome);
         }
-        let mut facts: Option<ModelFacts> = None;
-        let mut failure = None;
-        for outcome in outcomes {
-            let opened = outcome
-                .recv()
-                .unwrap_or_else(|_| Err(DeviceError::Internal("a device thread ended while loading".into())));
-            match opened {
-                Ok(rank) => match &mut facts {
-                    None => facts = Some(rank),
-                    Some(all) => {
-                        all.weight_bytes += rank.weight_bytes;
-                        all.max_context = all.max_context.min(rank.max_context);
-                    }
-                },
+        drop(opened);
+        let mut loaded: Vec<Option<ModelFacts>> = vec![None; world];
+        let mut answered = vec![false; world];
+        let mut failure: Option<DeviceError> = None;
+        while let Some((rank, outcome)) = next_outcome(&outcomes, failure.is_some()) {
+            answered[rank] = true;
+            match outcome {
+                Ok(facts) => loaded[rank] = Some(facts),
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }
+        let all: Option<Vec<ModelFacts>> = loaded.into_iter().collect();
+        let facts = all.and_then(|all| all.into_iter().reduce(together));
         let (Some(mut facts), None) = (facts, failure.as_ref()) else {
-            threads.into_iter().for_each(DeviceThread::close);
-            return Err(failure.unwrap_or_else(|| DeviceError::Internal("a model needs a rank".into())));
+            for (thread, answered) in threads.into_iter().zip(answered) {
+                if answered { thread.close() } else { std::mem::forget(thread) }
+            }
+            let silent = || DeviceError::Internal("a device thread ended while loading".into());
+            return Err(failure.unwrap_or_else(silent));
         };
-        facts.world = threads.len() as u32;
+        facts.world = world as u32;
         Ok(Self { ranks: threads, facts, ticket: 0, missing: 0, answers: Vec::new(), logits: Vec::new() })
     }
 
@@ -145,6 +149,23 @@ impl Group {
     }
 }
 
+/// How long ranks may take to come to an end of their own once one has failed to load.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The next rank's outcome; `None` once all are in, or when no more are to be waited for.
+fn next_outcome<T>(outcomes: &Receiver<T>, one_has_failed: bool) -> Option<T> {
+    if one_has_failed { outcomes.recv_timeout(GRACE).ok() } else { outcomes.recv().ok() }
+}
+
+/// Facts of several ranks as those of one model.
+fn together(all: ModelFacts, rank: ModelFacts) -> ModelFacts {
+    ModelFacts {
+        weight_bytes: all.weight_bytes + rank.weight_bytes,
+        max_context: all.max_context.min(rank.max_context),
+        ..all
+    }
+}
+
 impl From<Answer> for GroupAnswer {
     fn from(answer: Answer) -> Self {
         match answer {
@@ -179,8 +200,6 @@ impl GroupAnswer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-
     use super::*;
     use crate::device::double::{Double, Faults};
     use crate::device::rank::Want;
@@ -242,6 +261,21 @@ mod tests {
         assert_eq!(stepped.outcome, Ok(()));
         assert!(matches!(stepped.rows[0], Err(DeviceError::OutOfMemory { .. })));
         assert_eq!(stepped.unnamed.len(), 1);
+    }
+
+    #[test]
+    fn a_rank_that_waits_for_one_that_failed_is_not_waited_for() {
+        let faults = Faults::default();
+        faults.fail_load_on_rank(1);
+        let (replies, _inbox) = channel();
+        let sink: ReplySink = Arc::new(move |reply| drop(replies.send(reply)));
+        let waits: OpenRank = Box::new(|| {
+            loop {
+                std::thread::park();
+            }
+        });
+        let ranks = vec![("dev-0".into(), waits), ("dev-1".into(), Double::open(faults.clone(), 1))];
+        assert!(matches!(Group::open(ranks, &sink), Err(DeviceError::OutOfMemory { .. })));
     }
 
     #[test]

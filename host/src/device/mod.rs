@@ -4,6 +4,7 @@
 //! tensors never leave it. [`rank::Rank`] is one rank of a loaded model as such a thread sees it, [`group`]
 //! drives the ranks of one model in lockstep. Nothing here knows about requests, queues or sampling.
 
+pub mod found;
 pub mod group;
 pub mod plugin;
 pub mod rank;

@@ -29,34 +29,27 @@ impl From<PluginError> for DeviceError {
     }
 }
 
-/// The architecture of one load order inside its plugin, ready to be planned and loaded.
+/// The architecture of one load order inside its plugins, ready to be planned and loaded.
 pub struct Opened {
-    plugin: Plugin,
-    architecture: usize,
+    /// One per rank: the plugin and the place of the architecture inside it.
+    ranks: Vec<(Plugin, usize)>,
     source: Source,
     order: LoadOrder,
 }
 
 impl Opened {
-    /// Maps the plugin the order names. It stays mapped until the process ends.
+    /// Maps the plugins the order names. They stay mapped until the process ends.
     pub fn open(order: LoadOrder, services: &HostServices, policy: &Policy) -> Result<Self, DeviceError> {
-        let plugin = Plugin::open_under(Path::new(&order.plugin), services, policy)
-            .map_err(|refusal| DeviceError::Unsupported(refusal.to_string()))?;
-        let architecture =
-            plugin.architectures().iter().position(|info| info.name == order.architecture).ok_or_else(
-                || {
-                    DeviceError::Unsupported(format!(
-                        "{} offers no architecture {:?}",
-                        order.plugin.display(),
-                        order.architecture
-                    ))
-                },
-            )?;
-        if order.devices.is_empty() {
-            return Err(DeviceError::InvalidInput("a model needs at least one device".into()));
+        if order.devices.is_empty() || order.devices.len() != order.plugins.len() {
+            return Err(DeviceError::InvalidInput(
+                "a model needs at least one device, and a plugin for each".into(),
+            ));
         }
-        for device in &order.devices {
+        let mut ranks = Vec::with_capacity(order.devices.len());
+        for (path, device) in order.plugins.iter().zip(&order.devices) {
+            let (plugin, architecture) = open(path, &order.architecture, services, policy)?;
             plugin.probe(&device_info(device))?;
+            ranks.push((plugin, architecture));
         }
         let source = Source {
             format: match order.format {
@@ -68,15 +61,15 @@ impl Opened {
             preprocessor: order.preprocessor.clone(),
             files: order.files.clone(),
         };
-        Ok(Self { plugin, architecture, source, order })
+        Ok(Self { ranks, source, order })
     }
 
     /// Memory by class, for every rank.
     pub fn plan(&self) -> Result<Vec<MemoryPlan>, DeviceError> {
-        (0..self.order.devices.len())
-            .map(|rank| {
-                let plan =
-                    self.plugin.plan(self.architecture, &self.source, &self.options(rank, [0; 128]))?;
+        let ranks = self.ranks.iter().enumerate();
+        ranks
+            .map(|(rank, (plugin, architecture))| {
+                let plan = plugin.plan(*architecture, &self.source, &self.options(rank, [0; 128]))?;
                 Ok(MemoryPlan {
                     weight_bytes: plan.weight_bytes,
                     mapped_bytes: plan.mapped_bytes,
@@ -94,10 +87,12 @@ impl Opened {
 
     /// One opener per rank, with the name of the thread that is to run it.
     pub fn ranks(&self, progress: &LoadProgress) -> Result<Vec<(String, OpenRank)>, DeviceError> {
-        let world = self.order.devices.len();
-        let communicator = if world > 1 { self.plugin.communicator_id()? } else { [0; 128] };
-        let ranks = self.order.devices.iter().enumerate().map(|(rank, device)| {
-            let (plugin, architecture) = (self.plugin, self.architecture);
+        let communicator = match self.ranks.as_slice() {
+            [(first, _), _, ..] => first.communicator_id()?,
+            _ => [0; 128],
+        };
+        let ranks = self.ranks.iter().zip(&self.order.devices).enumerate();
+        let ranks = ranks.map(|(rank, (&(plugin, architecture), device))| {
             let (source, options) = (self.source.clone(), self.options(rank, communicator));
             let progress = Arc::clone(progress);
             let open: OpenRank = Box::new(move || {
@@ -131,6 +126,21 @@ impl Opened {
     }
 }
 
+/// Opens a plugin and finds an architecture inside it.
+fn open(
+    path: &Path,
+    architecture: &str,
+    services: &HostServices,
+    policy: &Policy,
+) -> Result<(Plugin, usize), DeviceError> {
+    let plugin = Plugin::open_under(path, services, policy)
+        .map_err(|refusal| DeviceError::Unsupported(refusal.to_string()))?;
+    let place = plugin.architectures().iter().position(|info| info.name == architecture);
+    let missing =
+        || DeviceError::Unsupported(format!("{} offers no architecture {architecture:?}", path.display()));
+    Ok((plugin, place.ok_or_else(missing)?))
+}
+
 fn phase_of(phase: Phase) -> Option<LoadPhase> {
     match phase {
         Phase::READ => Some(LoadPhase::Read),
@@ -158,7 +168,16 @@ pub fn device_info(device: &RankDevice) -> plugin_loader::DeviceInfo {
         RankDevice::Cpu { level, total_bytes, free_bytes } => {
             DeviceInfo { cpu_level: level, total_bytes, free_bytes, ..nothing }
         }
-        RankDevice::Cuda { ordinal, compute_capability, driver, total_bytes, free_bytes } => DeviceInfo {
+        RankDevice::Cuda {
+            ordinal,
+            compute_capability,
+            pci_address,
+            driver,
+            total_bytes,
+            free_bytes,
+            ..
+        } => DeviceInfo {
+            pci_address,
             kind: DeviceKind::CUDA,
             ordinal,
             compute_capability,

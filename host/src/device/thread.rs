@@ -161,28 +161,29 @@ pub struct DeviceThread {
 }
 
 impl DeviceThread {
-    /// Starts the thread; the rank is opened on it. The receiver gets the outcome of that, once.
+    /// Starts the thread; the rank is opened on it. `opened` gets the rank and the outcome of that, once.
     pub fn start(
         name: String,
         rank: usize,
         open: OpenRank,
+        opened: Sender<(usize, Result<ModelFacts, DeviceError>)>,
         sink: ReplySink,
-    ) -> std::io::Result<(Self, Receiver<Result<ModelFacts, DeviceError>>)> {
+    ) -> std::io::Result<Self> {
         let (jobs, inbox) = channel();
-        let (opened, outcome) = channel();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let model = catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|payload| Err(panicked(payload)));
             match model {
                 Ok(model) => {
                     let facts = model.facts();
-                    if opened.send(Ok(facts)).is_ok() {
+                    if opened.send((rank, Ok(facts))).is_ok() {
+                        drop(opened);
                         Owner::new(model, facts.vocab_size as usize).run(rank, &inbox, &sink);
                     }
                 }
-                Err(error) => drop(opened.send(Err(error))),
+                Err(error) => drop(opened.send((rank, Err(error)))),
             }
         })?;
-        Ok((Self { jobs: Some(jobs), thread: Some(thread) }, outcome))
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
     /// Queues a job. An error means that the thread is gone.

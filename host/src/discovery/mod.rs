@@ -18,8 +18,8 @@ pub struct Machine {
     pub cpu: cpu::Cpu,
     /// Memory.
     pub memory: memory::Memory,
-    /// NVIDIA GPUs, in the driver's order.
-    pub gpus: Vec<gpu::Gpu>,
+    /// NVIDIA GPUs.
+    pub gpus: gpu::Gpus,
 }
 
 /// Looks at the machine as it is now.

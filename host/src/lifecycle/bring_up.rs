@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wire_api::node::events::LoadPhase as WirePhase;
 use wire_api::node::models::{Failure, Modality, ModelDetails};
@@ -14,14 +14,12 @@ use wire_api::node::models::{Failure, Modality, ModelDetails};
 use super::Shared;
 use super::entry::{Entry, ModelInfo, now_ms};
 use super::error::{code, failure};
+use super::line::Line;
 use super::memory::{Decision, Reservation, Room, decide};
-use super::options::ModelsOptions;
 use super::placement::{Placement, Seat, place};
 use super::resolve::ModelFiles;
 use crate::discovery::Machine;
-use crate::worker::emit_log;
-use crate::worker::link::SupervisorEnd;
-use crate::worker::message::{FailureCode, Sampling, SequenceEvent, Submission};
+use crate::worker::message::{Sampling, SequenceEvent, Submission};
 use crate::worker::process::WorkerProcess;
 use crate::worker::protocol::{
     FromWorker, Heartbeat, LoadOrder, LoadPhase, MemoryPlan, ModelFacts, PROTOCOL, RankDevice, ToWorker,
@@ -40,134 +38,8 @@ pub(super) struct Live {
     pub process: WorkerProcess,
     pub reservation: Reservation,
     pub info: Arc<ModelInfo>,
-}
-
-/// The supervisor's end of a worker's link, and when the worker was last heard.
-#[derive(Debug)]
-pub(super) struct Line {
-    end: SupervisorEnd,
-    model: String,
-    pid: u32,
-    patience: Duration,
-    load_patience: Duration,
-    /// When the worker last said something that is neither log nor heartbeat.
-    last_word: Instant,
-    pub last_beat: Instant,
-    pub beat: Heartbeat,
-}
-
-impl Line {
-    fn new(end: SupervisorEnd, model: &str, pid: u32, options: &ModelsOptions) -> Self {
-        let now = Instant::now();
-        Self {
-            end,
-            model: model.to_owned(),
-            pid,
-            patience: options.worker_patience,
-            load_patience: options.load_patience,
-            last_word: now,
-            last_beat: now,
-            beat: Heartbeat::default(),
-        }
-    }
-
-    /// Whether the link still takes messages.
-    pub fn send(&self, message: ToWorker) -> bool {
-        self.end.to_worker.send(message).is_ok()
-    }
-
-    /// The next message that is neither log nor heartbeat; those are seen to. `None` at the end of the link.
-    /// Nothing is lost when the future is dropped.
-    pub async fn recv(&mut self) -> Option<FromWorker> {
-        match self.end.from_worker.recv().await? {
-            FromWorker::Log { level, target, message } => {
-                emit_log(&self.model, self.pid, level, &target, &message);
-                Some(FromWorker::Heartbeat(self.beat))
-            }
-            FromWorker::Heartbeat(beat) => {
-                self.last_beat = Instant::now();
-                self.beat = beat;
-                Some(FromWorker::Heartbeat(beat))
-            }
-            message => {
-                self.last_word = Instant::now();
-                Some(message)
-            }
-        }
-    }
-
-    /// Whether the worker has been silent, or its engine at one thing, for too long. One sentence if so.
-    pub fn hangs(&self, step_deadline: Duration) -> Option<String> {
-        let silent = self.last_beat.elapsed();
-        if silent > self.patience {
-            return Some(format!("the worker has been silent for {} ms", silent.as_millis()));
-        }
-        // The worker watches its devices itself; this catches an engine that no longer watches anything.
-        let busy = Duration::from_millis(self.beat.busy_ms);
-        let limit = step_deadline * 2 + self.patience;
-        (busy > limit).then(|| format!("the engine has been at one step for {} ms", busy.as_millis()))
-    }
-
-    /// The next answer during a load. A worker whose pulse goes on while its device thread is stuck, in a driver
-    /// or in a call that waits for a peer, makes no progress, and is given up for that.
-    async fn answer(&mut self) -> Result<FromWorker, Failure> {
-        loop {
-            let stuck = self.load_patience.saturating_sub(self.last_word.elapsed());
-            if stuck.is_zero() {
-                let message = format!(
-                    "the load has made no progress for {} s (engine.load_patience_s) and is taken for hung",
-                    self.load_patience.as_secs_f32()
-                );
-                return Err(failure(code::WORKER, message, true));
-            }
-            let left = self.patience.saturating_sub(self.last_beat.elapsed());
-            if stuck < left {
-                if let Ok(Some(message)) = tokio::time::timeout(stuck, self.recv()).await
-                    && !matches!(message, FromWorker::Heartbeat(_))
-                {
-                    return self.word(message);
-                }
-                continue;
-            }
-            match tokio::time::timeout(left, self.recv()).await {
-                Ok(Some(FromWorker::Heartbeat(_))) => {}
-                Ok(Some(FromWorker::Dying { message, .. })) => {
-                    return Err(failure(code::WORKER, message, true));
-                }
-                Ok(Some(message)) => return Ok(message),
-                Ok(None) => {
-                    return Err(failure(code::WORKER, "the worker ended while loading the model", true));
-                }
-                Err(_) => {
-                    let message = format!("the worker said nothing for {} ms", self.patience.as_millis());
-                    return Err(failure(code::WORKER, message, true));
-                }
-            }
-        }
-    }
-
-    async fn expect<T>(&mut self, take: impl Fn(FromWorker) -> Option<T>) -> Result<T, Failure> {
-        loop {
-            match self.answer().await? {
-                FromWorker::Refused { code, message, .. } => return Err(refused(code, message)),
-                other => {
-                    if let Some(found) = take(other) {
-                        return Ok(found);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn refused(kind: FailureCode, message: String) -> Failure {
-    match kind {
-        FailureCode::InvalidInput => failure(code::INVALID, message, false),
-        FailureCode::Unsupported => failure(code::UNSUPPORTED, message, false),
-        FailureCode::OutOfMemory => failure(code::OUT_OF_MEMORY, message, true),
-        FailureCode::DeviceLost => failure(code::WORKER, message, true),
-        FailureCode::Internal => failure(code::WORKER, message, false),
-    }
+    /// Its state lies in main memory.
+    pub on_the_processor: bool,
 }
 
 /// Loads the model of `entry`.
@@ -228,7 +100,8 @@ pub(super) async fn bring_up(entry: Arc<Entry>, shared: Arc<Shared>) -> Result<L
         load_ms = began.elapsed().as_millis() as u64,
         "model is ready"
     );
-    Ok(Live { line, process, reservation, info })
+    let on_the_processor = placement.seats[0].device.is_cpu();
+    Ok(Live { line, process, reservation, info, on_the_processor })
 }
 
 async fn resolve(entry: &Arc<Entry>, shared: &Shared) -> Result<ModelFiles, Failure> {
@@ -265,11 +138,18 @@ async fn seat(
     Ok(placement)
 }
 
-fn order(entry: &Entry, shared: &Shared, files: &ModelFiles, placement: &Placement, threads: u32) -> LoadOrder {
+fn order(
+    entry: &Entry,
+    shared: &Shared,
+    files: &ModelFiles,
+    placement: &Placement,
+    threads: u32,
+) -> LoadOrder {
     let request = &entry.request;
     let seats = &placement.seats;
     let slots = request.slots.unwrap_or(shared.options.slots).max(1);
-    let options = request.options.as_ref().map(|options| serde_json::Value::Object(options.clone()).to_string());
+    let options =
+        request.options.as_ref().map(|options| serde_json::Value::Object(options.clone()).to_string());
     LoadOrder {
         plugins: seats.iter().map(|seat| seat.chosen.path.clone()).collect(),
         architecture: seats[0].chosen.architecture.name.clone(),
@@ -325,7 +205,9 @@ fn reserve(
     let mut rooms = shared.rooms(machine);
     rooms.retain(|room| used_by(room) > 0);
     shared.leases.sweep();
-    let own = shared.leases.promise(&entry.request.guard);
+    // Held until the model has a promise of its own.
+    let lent = entry.take_lent();
+    let own = lent.as_ref().map(Reservation::id);
     let world = placement.seats.len() as u64;
     shared.accounts.reserve(&rooms, own, |left| {
         let tightest = rooms.iter().zip(left).map(|(room, left)| left / used_by(room)).min().unwrap_or(0);

@@ -101,7 +101,8 @@ impl Leases {
             expires_in_ms: 0,
             residency_revision: situation.revision,
         };
-        let held = state.held.insert(Held { lease, owner: request.owner.clone(), expires, promise: Some(promise) });
+        let held =
+            state.held.insert(Held { lease, owner: request.owner.clone(), expires, promise: Some(promise) });
         Ok(held.lease_now())
     }
 
@@ -241,7 +242,7 @@ mod tests {
         let promise = leases.hand_over(&guard(&lease));
         assert!(promise.is_some() && leases.hand_over(&guard(&lease)).is_none(), "once only");
         assert!(leases.release(&lease.id));
-        assert_eq!(accounts.promised(), 300, "the load holds it");
+        assert_eq!(accounts.promised("cpu-0"), 300, "the load holds it");
         leases.grant(&request(100), &now(), &accounts).expect("beside it, another may be planned");
         drop(promise);
     }

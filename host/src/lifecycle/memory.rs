@@ -1,18 +1,22 @@
 //! Memory is planned before a load and measured after it.
 //!
 //! [`decide`] turns a plugin's plan and the room there is into limits for the engine, or into a refusal that
-//! names the missing bytes. [`Accounts`] is the node's one book of what models were promised: what a model was
-//! promised and does not use yet is not free, however free the machine says it is.
+//! names the missing bytes. [`Accounts`] is the node's one book of what models were promised, per device: what a
+//! model was promised and does not use yet is not free, however free the device says it is.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use wire_api::node::DeviceId;
 use wire_api::node::models::{Failure, ModelMemory};
 
 use super::error::does_not_fit;
 use crate::worker::protocol::{EngineLimits, MemoryPlan};
 
-/// Of the machine's memory, what is never promised, as a divisor.
+/// Of a device's memory, what is never promised, as a divisor.
 const SPARE_SHARE: u64 = 20;
+
+/// Of a GPU's memory, what is never promised at most: a context and the workspaces of its libraries.
+const SPARE_OF_A_GPU: u64 = 2 << 30;
 
 /// A context below this is not worth loading a model for, unless the model was made for less.
 const LEAST_CONTEXT: u32 = 512;
@@ -34,6 +38,8 @@ pub struct Wishes {
     pub state_share: f64,
     /// Share of a model's state that cached prefixes may hold, 0 to 1; 0 switches the prefix cache off.
     pub prefix_cache_share: f64,
+    /// What cached prefixes may hold, beside what the sequences need; the share above when absent.
+    pub prefix_cache_bytes: Option<u64>,
     /// For recurrent state: a snapshot every so many tokens.
     pub snapshot_every: u32,
     /// When a step is taken for hung, in milliseconds.
@@ -79,15 +85,21 @@ pub fn decide(ranks: &[MemoryPlan], wishes: &Wishes, room: u64) -> Result<Decisi
     if need > room {
         return Err(does_not_fit("the model", need, room));
     }
-    let room_for_state = room - before_state;
+    let cached = wishes.prefix_cache_bytes.unwrap_or(0);
+    if need + cached > room {
+        return Err(does_not_fit("the model with the cached prefixes it is to hold", need + cached, room));
+    }
+    let room_for_state = room - before_state - cached;
     // Sequences rarely fill their context: room for a quarter of the slots to do so at a time, and for one
     // context's worth of cached prefixes. Should that be too little after all, the youngest wait.
-    let contexts = u64::from(wishes.slots.div_ceil(4)) + 1;
+    let contexts = u64::from(wishes.slots.div_ceil(4)) + u64::from(wishes.prefix_cache_bytes.is_none());
     let wanted = contexts * need_for(wishes.context.unwrap_or(made_for));
     let fair = (room_for_state as f64 * wishes.state_share) as u64;
-    let state = wanted.min(fair).max(need_for(least));
+    let of_sequences = wanted.min(fair).max(need_for(least));
+    let state = of_sequences + cached;
     let max_context = wishes.context.unwrap_or_else(|| {
-        let affordable = (state - 2 * per_sequence).checked_div(kv).map_or(u64::MAX, |tokens| tokens - 64);
+        let affordable =
+            (of_sequences - 2 * per_sequence).checked_div(kv).map_or(u64::MAX, |tokens| tokens - 64);
         made_for.min(u32::try_from(affordable).unwrap_or(u32::MAX))
     });
     let world = ranks.len().max(1) as u64;
@@ -99,7 +111,10 @@ pub fn decide(ranks: &[MemoryPlan], wishes: &Wishes, room: u64) -> Result<Decisi
         state_bytes: state_per_rank,
         kv_bytes_per_token: kv.div_ceil(world),
         state_bytes_per_sequence: per_sequence.div_ceil(world),
-        prefix_cache_bytes: (state_per_rank as f64 * wishes.prefix_cache_share) as u64,
+        prefix_cache_bytes: match wishes.prefix_cache_bytes {
+            Some(bytes) => bytes / world,
+            None => (state_per_rank as f64 * wishes.prefix_cache_share) as u64,
+        },
         snapshot_every: wishes.snapshot_every,
         step_deadline_ms: wishes.step_deadline_ms,
     };
@@ -114,13 +129,40 @@ pub fn decide(ranks: &[MemoryPlan], wishes: &Wishes, room: u64) -> Result<Decisi
     Ok(Decision { max_context, limits, memory })
 }
 
+/// A device's memory as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// Which.
+    pub device: DeviceId,
+    /// All that models may use.
+    pub total: u64,
+    /// Of it, free now.
+    pub available: u64,
+    /// Never promised.
+    pub spare: u64,
+}
+
+impl Room {
+    /// Of main memory.
+    pub fn of_the_machine(total: u64, available: u64) -> Self {
+        Self { device: "cpu-0".into(), total, available, spare: total / SPARE_SHARE }
+    }
+
+    /// Of a GPU.
+    pub fn of_a_gpu(device: DeviceId, total: u64, available: u64) -> Self {
+        Self { device, total, available, spare: (total / SPARE_SHARE).min(SPARE_OF_A_GPU) }
+    }
+}
+
 /// The node's book of promised memory.
 #[derive(Debug, Clone, Default)]
 pub struct Accounts(Arc<Mutex<Vec<Promise>>>);
 
+/// Memory of one device promised to one model or lease.
 #[derive(Debug)]
 struct Promise {
     id: u64,
+    device: DeviceId,
     planned: u64,
     used: u64,
 }
@@ -137,36 +179,41 @@ impl Accounts {
         body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Bytes that can still be promised on a machine that has `available` of `total` bytes free now.
-    fn room_beside(promises: &[Promise], total: u64, available: u64, own: Option<u64>) -> u64 {
-        let others = promises.iter().filter(|promise| Some(promise.id) != own);
+    /// Bytes that can still be promised of a device.
+    fn room_beside(promises: &[Promise], room: &Room, own: Option<u64>) -> u64 {
+        let here = || promises.iter().filter(|promise| promise.device == room.device);
+        let others = here().filter(|promise| Some(promise.id) != own);
         let outstanding: u64 = others.map(|promise| promise.planned.saturating_sub(promise.used)).sum();
         // Where the operator limits the total, what is used already counts against it.
-        let used: u64 = promises.iter().map(|promise| promise.used).sum();
-        let available = available.min(total.saturating_sub(used));
-        available.saturating_sub(outstanding).saturating_sub(total / SPARE_SHARE)
+        let used: u64 = here().map(|promise| promise.used).sum();
+        let available = room.available.min(room.total.saturating_sub(used));
+        available.saturating_sub(outstanding).saturating_sub(room.spare)
     }
 
-    /// Bytes promised and not used yet.
-    pub fn promised(&self) -> u64 {
+    /// Bytes of a device promised and not used yet.
+    pub fn promised(&self, device: &str) -> u64 {
         self.with(|promises| {
-            promises.iter().map(|promise| promise.planned.saturating_sub(promise.used)).sum()
+            let here = promises.iter().filter(|promise| promise.device.as_str() == device);
+            here.map(|promise| promise.planned.saturating_sub(promise.used)).sum()
         })
     }
 
-    /// Decides and promises in one go, so that two loads never get the same bytes. `own` is a promise the
-    /// bytes may be taken from.
+    /// Decides and promises in one go, so that two loads never get the same bytes. `decide` is given the bytes
+    /// left of each of `rooms` and answers with what it takes of each. `own` is a promise the bytes may be taken
+    /// from.
     pub fn reserve<T>(
         &self,
-        total: u64,
-        available: u64,
+        rooms: &[Room],
         own: Option<u64>,
-        decide: impl FnOnce(u64) -> Result<(T, u64), Failure>,
+        decide: impl FnOnce(&[u64]) -> Result<(T, Vec<u64>), Failure>,
     ) -> Result<(T, Reservation), Failure> {
         self.with(|promises| {
-            let (decision, planned) = decide(Self::room_beside(promises, total, available, own))?;
+            let left: Vec<u64> = rooms.iter().map(|room| Self::room_beside(promises, room, own)).collect();
+            let (decision, planned) = decide(&left)?;
             let id = promises.iter().map(|promise| promise.id).max().unwrap_or(0) + 1;
-            promises.push(Promise { id, planned, used: 0 });
+            for (room, planned) in rooms.iter().zip(planned) {
+                promises.push(Promise { id, device: room.device.clone(), planned, used: 0 });
+            }
             Ok((decision, Reservation { accounts: self.clone(), id }))
         })
     }
@@ -178,12 +225,11 @@ impl Reservation {
         self.id
     }
 
-    /// The model uses so many bytes of what it was promised.
-    pub fn measured(&self, used: u64) {
+    /// The model uses so many bytes of what it was promised of a device.
+    pub fn measured(&self, device: &str, used: u64) {
         self.accounts.with(|promises| {
-            if let Some(promise) = promises.iter_mut().find(|promise| promise.id == self.id) {
-                promise.used = used;
-            }
+            let own = promises.iter_mut().filter(|promise| promise.id == self.id);
+            own.filter(|promise| promise.device.as_str() == device).for_each(|promise| promise.used = used);
         });
     }
 }
@@ -232,6 +278,7 @@ mod tests {
             queue_limit: 100,
             state_share: 0.5,
             prefix_cache_share: 0.5,
+            prefix_cache_bytes: None,
             snapshot_every: 0,
             step_deadline_ms: 1000,
         }
@@ -275,21 +322,55 @@ mod tests {
     }
 
     #[test]
+    fn cached_prefixes_get_what_was_asked_for_beside_the_sequences() {
+        let usual = decide(&[plan()], &Wishes { context: Some(2048), ..wishes() }, 1000 * MIB).unwrap();
+        let asked = |bytes, room| {
+            let wishes = Wishes { context: Some(2048), prefix_cache_bytes: Some(bytes), ..wishes() };
+            decide(&[plan()], &wishes, room)
+        };
+        let none = asked(0, 1000 * MIB).unwrap().limits;
+        assert_eq!(none.prefix_cache_bytes, 0);
+        assert_eq!(none.state_bytes, usual.limits.state_bytes / 2, "one context's worth was for the cache");
+        let much = asked(300 * MIB, 1000 * MIB).unwrap().limits;
+        assert_eq!((much.prefix_cache_bytes, much.state_bytes), (300 * MIB, none.state_bytes + 300 * MIB));
+        let refusal = asked(300 * MIB, 300 * MIB).unwrap_err();
+        assert!(refusal.message.contains("cached prefixes") && refusal.message.contains("are missing"));
+    }
+
+    #[test]
     fn promises_that_are_not_used_yet_are_not_free() {
         let accounts = Accounts::default();
-        let room = |total, available| {
-            accounts.with(|promises| Accounts::room_beside(promises, total, available, None))
+        let machine = |available| vec![Room::of_the_machine(1000, available)];
+        let room = |available| {
+            accounts.with(|promises| Accounts::room_beside(promises, &machine(available)[0], None))
         };
-        let (_, first) = accounts.reserve(1000, 1000, None, |room| Ok((room, 600))).unwrap();
-        assert_eq!(room(1000, 1000), 350);
-        first.measured(500);
-        assert_eq!(room(1000, 500), 350, "what is used is not counted twice");
-        let refused =
-            accounts.reserve(1000, 500, None, |room| Err::<((), u64), _>(does_not_fit("it", 400, room)));
+        let (_, first) = accounts.reserve(&machine(1000), None, |left| Ok((left[0], vec![600]))).unwrap();
+        assert_eq!(room(1000), 350);
+        first.measured("cpu-0", 500);
+        assert_eq!(room(500), 350, "what is used is not counted twice");
+        let refused = accounts
+            .reserve(&machine(500), None, |left| Err::<((), Vec<u64>), _>(does_not_fit("it", 400, left[0])));
         assert!(refused.unwrap_err().message.contains("50 bytes are missing"));
-        let (_, own) = accounts.reserve(1000, 1000, Some(first.id()), |room| Ok((room, 0))).unwrap();
+        let own = Some(first.id());
+        let (_, own) = accounts.reserve(&machine(1000), own, |left| Ok((left[0], vec![0]))).unwrap();
         drop(own);
         drop(first);
-        assert_eq!(room(1000, 1000), 950);
+        assert_eq!(room(1000), 950);
+    }
+
+    #[test]
+    fn each_device_has_its_own_book() {
+        let accounts = Accounts::default();
+        let gpu = |number: u32| Room::of_a_gpu(format!("cuda-{number}").into(), 100 << 30, 80 << 30);
+        let both = [gpu(0), gpu(1)];
+        let taken = |left: &[u64]| Ok((left.to_vec(), vec![10 << 30, 20 << 30]));
+        let (left, held) = accounts.reserve(&both, None, taken).unwrap();
+        assert_eq!(left, [78 << 30, 78 << 30], "2 GiB of a large GPU are spare, not a twentieth");
+        assert_eq!((accounts.promised("cuda-0"), accounts.promised("cuda-1")), (10 << 30, 20 << 30));
+        assert_eq!(accounts.promised("cpu-0"), 0);
+        held.measured("cuda-1", 15 << 30);
+        assert_eq!((accounts.promised("cuda-0"), accounts.promised("cuda-1")), (10 << 30, 5 << 30));
+        drop(held);
+        assert_eq!(accounts.promised("cuda-0") + accounts.promised("cuda-1"), 0);
     }
 }

@@ -18,12 +18,14 @@ mod entry;
 mod error;
 mod keeper;
 mod leases;
+mod line;
 mod memory;
 mod options;
 mod placement;
 mod progress;
 mod resolve;
 mod serve;
+mod shared;
 mod ticket;
 
 use std::collections::{BTreeMap, HashMap};
@@ -43,12 +45,11 @@ use wire_api::node::{DeviceId, JobId, LeaseId, ModelId};
 use self::entry::{Entry, now_ms};
 use self::keeper::{Command, Keeper, Unload};
 use self::leases::{Leases, Situation};
-use self::memory::{Accounts, Room};
+use self::memory::Accounts;
 use self::progress::Progress;
+use self::shared::Shared;
 use self::ticket::Ticket;
 use crate::catalogue::Catalogue;
-use crate::discovery::Machine;
-use crate::discovery::memory::Memory;
 use crate::metrics::Metrics;
 use crate::worker::message::Submission;
 
@@ -63,67 +64,9 @@ pub use ticket::SequenceStream;
 #[derive(Clone)]
 pub struct Models(Arc<Shared>);
 
-/// What all keepers share.
-struct Shared {
-    options: ModelsOptions,
-    catalogue: Catalogue,
-    resolver: Arc<dyn Resolver>,
-    metrics: Metrics,
-    accounts: Accounts,
-    leases: Leases,
-    entries: Mutex<BTreeMap<ModelId, Arc<Entry>>>,
-    declared: Mutex<HashMap<ModelId, LoadRequest>>,
-    revision: watch::Sender<u64>,
-    jobs: AtomicU64,
-    loads: AtomicU64,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("options", &self.options).finish_non_exhaustive()
-    }
-}
-
 impl std::fmt::Debug for Models {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-impl Shared {
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<ModelId, Arc<Entry>>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Main memory this node's models may use.
-    fn main_memory(&self, machine: &Memory) -> Room {
-        let limit = self.options.memory_bytes.unwrap_or(u64::MAX);
-        Room::of_the_machine(machine.total_bytes.min(limit), machine.available_bytes.min(limit))
-    }
-
-    /// Memory of every device that can be used.
-    fn rooms(&self, machine: &Machine) -> Vec<Room> {
-        let gpus = machine.gpus.usable().map(|gpu| {
-            Room::of_a_gpu(DeviceId(gpu.id()), gpu.total_bytes, gpu.free_bytes)
-        });
-        std::iter::once(self.main_memory(&machine.memory)).chain(gpus).collect()
-    }
-
-    /// Something about what is resident has changed.
-    fn changed(&self) {
-        self.revision.send_modify(|revision| *revision += 1);
-    }
-
-    /// Takes a model off the list, if it is still this one.
-    fn forget(&self, entry: &Arc<Entry>) {
-        let mut entries = self.entries();
-        if entries.get(&entry.id).is_some_and(|current| Arc::ptr_eq(current, entry)) {
-            entries.remove(&entry.id);
-        }
-    }
-
-    fn next_job(&self) -> JobId {
-        JobId(format!("job-{}", self.jobs.fetch_add(1, Ordering::Relaxed) + 1))
     }
 }
 
@@ -436,7 +379,10 @@ impl Models {
             // A model that has not come so far as to have a place holds main memory at most.
             let held = if devices.is_empty() { &[DeviceId(String::from("cpu-0"))][..] } else { devices };
             for device in held {
-                rooms.iter_mut().filter(|room| room.device == *device).for_each(|room| room.available += share);
+                rooms
+                    .iter_mut()
+                    .filter(|room| room.device == *device)
+                    .for_each(|room| room.available += share);
             }
         }
         let situation = Situation { revision: self.residency_revision(), rooms };

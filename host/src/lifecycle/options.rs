@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use wire_api::node::load::LoadRequest;
+
 use super::memory::Wishes;
+use crate::worker::environment::CudaOptions;
 use crate::worker::process::WorkerCommand;
 
 /// Settings of [`Models`](super::Models).
@@ -32,6 +35,8 @@ pub struct ModelsOptions {
     pub max_snapshots: u32,
     /// A step that takes longer is taken for hung.
     pub step_deadline: Duration,
+    /// A load that makes no progress for so long is taken for hung.
+    pub load_patience: Duration,
     /// A worker that is silent for so long is taken for hung.
     pub worker_patience: Duration,
     /// An idle model is asked for a token this often, so that readiness stays proved.
@@ -47,6 +52,8 @@ pub struct ModelsOptions {
     pub longest_pause: Duration,
     /// Options of architectures, as a JSON object; empty for none.
     pub architecture_options: String,
+    /// Where workers find CUDA's libraries and keep compiled kernels.
+    pub cuda: CudaOptions,
 }
 
 impl ModelsOptions {
@@ -65,6 +72,7 @@ impl ModelsOptions {
             snapshot_every: 1024,
             max_snapshots: 1024,
             step_deadline: Duration::from_secs(120),
+            load_patience: Duration::from_secs(600),
             worker_patience: Duration::from_secs(30),
             prove_every: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
@@ -72,6 +80,7 @@ impl ModelsOptions {
             first_pause: Duration::from_millis(500),
             longest_pause: Duration::from_secs(60),
             architecture_options: String::new(),
+            cuda: CudaOptions::default(),
         }
     }
 
@@ -81,15 +90,17 @@ impl ModelsOptions {
         self.first_pause.saturating_mul(1 << doublings).min(self.longest_pause)
     }
 
-    pub(super) fn wishes(&self) -> Wishes {
+    /// What a request asks for, with this node's defaults.
+    pub(super) fn wishes(&self, request: &LoadRequest) -> Wishes {
         Wishes {
-            context: None,
-            slots: self.slots,
+            context: request.context_tokens.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX)),
+            slots: request.slots.unwrap_or(self.slots).max(1),
             max_step_tokens: self.max_step_tokens,
             prefill_chunk: self.prefill_chunk,
             queue_limit: self.queue_limit,
             state_share: self.state_share,
             prefix_cache_share: self.prefix_cache_share,
+            prefix_cache_bytes: request.prefix_cache_bytes,
             snapshot_every: self.snapshot_every,
             step_deadline_ms: self.step_deadline.as_millis() as u64,
         }

@@ -181,7 +181,7 @@ impl Keeper {
             live.line.send(ToWorker::Cancel { id });
             ticket.fail(FailureCode::DeviceLost, "the model is being unloaded", Some(1000));
         }
-        let freed = live.line.beat.resident_bytes;
+        let freed = self.entry.figures().memory.measured_bytes;
         live.line.send(ToWorker::Unload);
         let Live { line, process, reservation, .. } = live;
         // The line must stay open while the worker frees the model; its end would cut that short.
@@ -234,10 +234,13 @@ impl Keeper {
     }
 
     fn take_beat(&mut self, live: &Live, beat: Heartbeat) {
-        live.reservation.measured(beat.resident_bytes);
         let mut figures = self.entry.figures();
         figures.heartbeat = beat;
-        figures.memory.measured_bytes = beat.resident_bytes;
+        // A worker knows its main memory; what lies on a GPU was measured when the load was over.
+        if live.on_the_processor {
+            live.reservation.measured("cpu-0", beat.resident_bytes);
+            figures.memory.measured_bytes = beat.resident_bytes;
+        }
         drop(figures);
         let metrics = &self.shared.metrics;
         let name = self.entry.id.as_str();

@@ -6,6 +6,7 @@
 
 mod chat;
 mod completions;
+mod discovery;
 mod error;
 mod models;
 mod node;
@@ -98,7 +99,7 @@ pub fn router(house: Arc<House>) -> Router {
         .route("/v1/completions", post(completions::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::show))
-        .route(routes::DISCOVERY, get(node::discovery))
+        .route(routes::DISCOVERY, get(discovery::discovery))
         .route(routes::MODELS, get(node::models))
         .route(routes::LOAD, post(node::load))
         .route(routes::UNLOAD, post(node::unload))

@@ -9,88 +9,18 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
-use wire_api::node::discovery::{self, Discovery, PluginState};
 use wire_api::node::lease::{Guard, Lease, LeaseRequest};
 use wire_api::node::load::{LoadRequest, LoadResponse, UnloadRequest, UnloadResponse};
 use wire_api::node::models::NodeModels;
 use wire_api::node::status::{Health, Ready, Version};
-use wire_api::node::{DeviceId, LeaseId, routes};
+use wire_api::node::{LeaseId, routes};
 use wire_api::{ApiError, sse};
 
 use super::House;
+use super::discovery::devices;
 use super::error::Refused;
 use super::payload::{Payload, json};
-use crate::catalogue::Entry;
-use crate::discovery::{self as machine, Machine};
 use crate::generation::of_lifecycle;
-
-/// `GET /discovery`.
-pub async fn discovery(State(house): State<Arc<House>>) -> Json<Discovery> {
-    let machine = machine::look();
-    let plugins = house.models.catalogue().snapshot();
-    Json(Discovery {
-        name: house.settings.name.clone(),
-        boot_id: house.boot_id.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        host: host(&machine),
-        devices: devices(&machine, house.models.promised_bytes()),
-        plugins: plugins.entries.iter().map(plugin).collect(),
-    })
-}
-
-fn host(machine: &Machine) -> discovery::Host {
-    discovery::Host {
-        operating_system: std::env::consts::OS.to_owned(),
-        cpu: machine.cpu.model.clone(),
-        cpu_level: u8::try_from(machine.cpu.level).ok().filter(|level| *level > 0),
-        threads: machine.cpu.threads as u32,
-        memory_total_bytes: machine.memory.total_bytes,
-        memory_free_bytes: machine.memory.available_bytes,
-    }
-}
-
-fn devices(machine: &Machine, promised_bytes: u64) -> Vec<discovery::Device> {
-    let cpu = discovery::Device {
-        id: DeviceId("cpu-0".to_owned()),
-        kind: discovery::DeviceKind::Cpu,
-        name: machine.cpu.model.clone(),
-        build: format!("cpu-v{}", machine.cpu.level.clamp(2, 4)),
-        memory_total_bytes: machine.memory.limit_bytes.unwrap_or(machine.memory.total_bytes),
-        memory_free_bytes: machine.memory.available_bytes,
-        memory_leased_bytes: promised_bytes,
-        ..discovery::Device::default()
-    };
-    let gpus = machine.gpus.iter().map(|gpu| discovery::Device {
-        id: DeviceId(format!("cuda-{}", gpu.ordinal)),
-        kind: discovery::DeviceKind::Cuda,
-        name: gpu.name.clone(),
-        ..discovery::Device::default()
-    });
-    std::iter::once(cpu).chain(gpus).collect()
-}
-
-fn plugin(entry: &Entry) -> discovery::Plugin {
-    let descriptor = entry.descriptor.as_ref();
-    let mut plugin = discovery::Plugin {
-        path: entry.path.display().to_string(),
-        name: descriptor.map(|descriptor| descriptor.name.clone()).unwrap_or_default(),
-        build: descriptor.map(|descriptor| descriptor.build.clone()).unwrap_or_default(),
-        version: descriptor.map(|descriptor| descriptor.version.clone()).unwrap_or_default(),
-        abi_version: descriptor.map(|descriptor| descriptor.abi.clone()).unwrap_or_default(),
-        ..discovery::Plugin::default()
-    };
-    match &entry.outcome {
-        Ok(report) => {
-            plugin.state = PluginState::Usable;
-            plugin.architectures = report.architectures.iter().map(|info| info.name.clone()).collect();
-        }
-        Err(refusal) => {
-            plugin.state = PluginState::Refused;
-            plugin.reason = Some(refusal.to_string());
-        }
-    }
-    plugin
-}
 
 /// `GET /models`.
 pub async fn models(State(house): State<Arc<House>>) -> Json<NodeModels> {
@@ -98,7 +28,7 @@ pub async fn models(State(house): State<Arc<House>>) -> Json<NodeModels> {
         boot_id: house.boot_id.clone(),
         residency_revision: house.models.residency_revision(),
         sequence: house.started.elapsed().as_millis() as u64,
-        devices: devices(&machine::look(), house.models.promised_bytes()),
+        devices: devices(&house.models).await,
         models: house.models.list(),
         draining: false,
         unix_ms: super::unix_seconds() * 1000,

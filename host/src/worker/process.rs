@@ -47,11 +47,15 @@ pub struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Starts a worker that may keep `threads` threads busy.
+    /// Starts a worker that may keep `threads` threads busy, with `more` in its environment.
     ///
     /// Thread pools inside plugins read their sizes from the environment once, at first use, so they have to be
     /// right before the process starts; setting them later would race with readers.
-    pub fn start(command: &WorkerCommand, threads: u32) -> io::Result<(Self, SupervisorEnd)> {
+    pub fn start(
+        command: &WorkerCommand,
+        threads: u32,
+        more: &[(OsString, OsString)],
+    ) -> io::Result<(Self, SupervisorEnd)> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let threads = threads.max(1).to_string();
@@ -59,6 +63,7 @@ impl WorkerProcess {
             .args(&command.arguments)
             .env("CANDLE_NUM_THREADS", &threads)
             .env("RAYON_NUM_THREADS", &threads)
+            .envs(more.iter().map(|(name, value)| (name, value)))
             .envs(command.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

@@ -11,7 +11,7 @@ use super::message::{FailureCode, SequenceEvent, Submission};
 
 /// Version of these messages. Supervisor and worker are one binary, so a difference means that the binary
 /// was replaced while the supervisor ran.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Supervisor to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,8 +126,9 @@ pub enum FromWorker {
 /// Which model to load, with which plugin, on which devices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadOrder {
-    /// File of the plugin build.
-    pub plugin: PathBuf,
+    /// File of the plugin build for each rank; as many entries as devices. Ranks that name the same file share
+    /// one copy of it.
+    pub plugins: Vec<PathBuf>,
     /// Name of the architecture inside it.
     pub architecture: String,
     /// Container of the weights.
@@ -185,10 +186,14 @@ pub enum RankDevice {
     },
     /// An NVIDIA GPU.
     Cuda {
-        /// Ordinal as the worker sees it.
+        /// Number on this machine, as `nvidia-smi` prints it.
+        number: u32,
+        /// Ordinal as the worker sees it, which is left only the GPUs of its own ranks.
         ordinal: u32,
         /// `major * 10 + minor`.
         compute_capability: u32,
+        /// PCI address as the ABI writes it; 0 when it is not known.
+        pci_address: u32,
         /// Driver as `major * 1000 + minor * 10`.
         driver: u32,
         /// Memory of the device, in bytes.
@@ -203,7 +208,15 @@ impl RankDevice {
     pub fn thread_name(&self, rank: usize) -> String {
         match self {
             Self::Cpu { .. } => format!("cpu-dev-{rank}"),
-            Self::Cuda { ordinal, .. } => format!("cuda-dev-{ordinal}"),
+            Self::Cuda { number, .. } => format!("cuda-dev-{number}"),
+        }
+    }
+
+    /// What the node calls it: `cpu-0`, `cuda-1`.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Cpu { .. } => "cpu-0".to_owned(),
+            Self::Cuda { number, .. } => format!("cuda-{number}"),
         }
     }
 

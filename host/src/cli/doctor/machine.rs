@@ -1,11 +1,21 @@
 //! Processor, memory, limits, GPUs.
 
 use super::Finding;
+use crate::discovery::gpu::{Gpu, Gpus, capability_text};
 use crate::discovery::{self, Machine, cpu::Cpu, memory::Memory};
 use crate::lifecycle::bytes;
 
 /// Less free memory than this loads hardly any model.
 const LITTLE_MEMORY: u64 = 1 << 30;
+
+/// The CUDA a driver must know, as `major * 1000 + minor * 10`.
+const CUDA_NEEDED: u32 = 13000;
+
+/// Memory of a GPU that somebody else holds is mentioned from here on.
+const OF_NOTE: u64 = 256 << 20;
+
+/// Cards begin to slow down somewhat above this, in degrees Celsius.
+const HOT: u32 = 85;
 
 /// Fewer open files than this run out with a few hundred clients.
 const FEW_FILES: u64 = 4096;
@@ -13,7 +23,7 @@ const FEW_FILES: u64 = 4096;
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let mut findings = vec![processor(&machine.cpu), threads(&machine.cpu), memory(&machine.memory)];
     findings.extend(open_files(&std::fs::read_to_string("/proc/self/limits").unwrap_or_default()));
-    findings.push(gpus(machine, discovery::gpu::driver_version().as_deref(), nvidia_on_the_bus()));
+    findings.extend(gpus(&machine.gpus, discovery::gpu::kernel_module().as_deref(), nvidia_on_the_bus()));
     findings
 }
 
@@ -92,29 +102,72 @@ fn open_files(limits: &str) -> Option<Finding> {
     })
 }
 
-fn gpus(machine: &Machine, driver: Option<&str>, on_the_bus: usize) -> Finding {
-    match (driver, machine.gpus.len(), on_the_bus) {
-        (None, _, 0) => Finding::good("gpu", "no NVIDIA GPU; models run on the processor"),
-        (None, _, count) => Finding::notice(
-            "gpu",
-            format!("{count} NVIDIA GPU(s), but no driver is loaded"),
-            "install NVIDIA's driver and see that nvidia-smi lists them; models run on the processor meanwhile",
-        ),
-        (Some(driver), 0, _) => Finding::notice(
+fn gpus(gpus: &Gpus, module: Option<&str>, on_the_bus: usize) -> Vec<Finding> {
+    if let Some(fault) = &gpus.fault {
+        return vec![match (module, on_the_bus) {
+            (None, 0) => Finding::good("gpu", "no NVIDIA GPU; models run on the processor"),
+            (None, count) => Finding::notice(
+                "gpu",
+                format!("{count} NVIDIA GPU(s), but no driver is loaded: {fault}"),
+                "install NVIDIA's driver and see that nvidia-smi lists them; models run on the processor meanwhile",
+            ),
+            (Some(module), _) => Finding::notice(
+                "gpu",
+                format!("NVIDIA's kernel module {module} is loaded, but: {fault}"),
+                "in a container, pass the GPUs through (--gpus all), libraries included",
+            ),
+        }];
+    }
+    let driver = gpus.driver.as_ref().map_or("", |driver| driver.version.as_str());
+    let mut findings = Vec::new();
+    if gpus.all.is_empty() {
+        findings.push(Finding::notice(
             "gpu",
             format!("NVIDIA's driver {driver} is loaded but shows no GPU"),
             "in a container, pass the GPUs through (--gpus all); otherwise see what dmesg says of NVRM",
-        ),
-        (Some(driver), _, _) => {
-            let names: Vec<&str> = machine.gpus.iter().map(|gpu| gpu.name.as_str()).collect();
-            Finding::good(
-                "gpu",
-                format!(
-                    "{}, driver {driver}; this build of neuron loads onto the processor only",
-                    names.join(", ")
-                ),
-            )
+        ));
+    } else if gpus.driver.as_ref().is_some_and(|driver| (1..CUDA_NEEDED).contains(&driver.cuda)) {
+        findings.push(Finding::notice(
+            "gpu",
+            format!("NVIDIA's driver {driver} knows CUDA 12 at most; plugins are built with CUDA 13"),
+            "upgrade NVIDIA's driver to 580 or newer",
+        ));
+    } else {
+        findings.push(Finding::good("gpu", format!("{} GPU(s), driver {driver}", gpus.all.len())));
+    }
+    findings.extend(gpus.all.iter().map(card));
+    findings
+        .extend(gpus.notes.iter().map(|note| Finding::notice("gpu", note, "correct CUDA_VISIBLE_DEVICES")));
+    findings
+}
+
+fn card(gpu: &Gpu) -> Finding {
+    let mut message = format!("{} {}", gpu.id(), gpu.name);
+    match &gpu.fault {
+        Some(fault) if gpu.hidden => return Finding::good("gpu", format!("{message} is not used: {fault}")),
+        Some(fault) => {
+            message.push_str(&format!(" cannot be used: {fault}"));
+            return Finding::notice("gpu", message, "neuron serves with the other devices meanwhile");
         }
+        None => {}
+    }
+    message.push_str(&format!(
+        ", compute capability {}, {} of {} free",
+        capability_text(gpu.compute_capability),
+        bytes(gpu.free_bytes),
+        bytes(gpu.total_bytes)
+    ));
+    if gpu.others_bytes > OF_NOTE {
+        message.push_str(&format!(", {} held by others", bytes(gpu.others_bytes)));
+    }
+    match gpu.temperature_celsius {
+        Some(temperature) if temperature >= HOT => Finding::notice(
+            "gpu",
+            format!("{message}, {temperature} °C"),
+            "it slows itself down to cool; see to its air",
+        ),
+        Some(temperature) => Finding::good("gpu", format!("{message}, {temperature} °C")),
+        None => Finding::good("gpu", message),
     }
 }
 
@@ -181,9 +234,29 @@ mod tests {
 
     #[test]
     fn a_gpu_without_a_driver_is_noticed() {
-        let machine = Machine { cpu: cpu(), memory: Memory::default(), gpus: Vec::new() };
-        assert_eq!(gpus(&machine, None, 0).verdict, Verdict::Good);
-        assert_eq!(gpus(&machine, None, 2).verdict, Verdict::Notice);
-        assert_eq!(gpus(&machine, Some("580.1"), 2).verdict, Verdict::Notice);
+        let missing = Gpus { fault: Some("no NVIDIA driver".into()), ..Gpus::default() };
+        let verdict = |module, on_the_bus| gpus(&missing, module, on_the_bus)[0].verdict;
+        assert_eq!(verdict(None, 0), Verdict::Good);
+        assert_eq!(verdict(None, 2), Verdict::Notice);
+        assert_eq!(verdict(Some("580.1"), 2), Verdict::Notice);
+    }
+
+    #[test]
+    fn every_gpu_gets_a_line() {
+        use crate::discovery::gpu::Driver;
+        use crate::discovery::gpu::tests::mixed_box;
+        let driver = |cuda| Some(Driver { version: "580.65.06".into(), cuda });
+        let mut seen = Gpus { driver: driver(13000), all: mixed_box(), ..Gpus::default() };
+        seen.all[1].temperature_celsius = Some(91);
+        (seen.all[2].fault, seen.all[2].hidden) = (Some("CUDA_VISIBLE_DEVICES=\"\" hides it".into()), true);
+        seen.all[3].fault = Some("it has fallen off the bus".into());
+        let verdicts: Vec<_> = gpus(&seen, None, 5).iter().map(|finding| finding.verdict).collect();
+        use Verdict::{Good, Notice};
+        assert_eq!(verdicts, [Good, Good, Notice, Good, Notice, Good]);
+        let old = gpus(&Gpus { driver: driver(12080), ..seen }, None, 5);
+        assert_eq!(old[0].verdict, Notice);
+        assert!(old[0].remedy.as_ref().unwrap().contains("580"));
+        let none = gpus(&Gpus { driver: driver(13000), ..Gpus::default() }, None, 0);
+        assert_eq!((none.len(), none[0].verdict), (1, Notice));
     }
 }

@@ -1,4 +1,6 @@
 //! Sizes of memory as people write them: `24 GiB`, `512MiB`, or a number of bytes.
+//!
+//! Both daemons' configurations read them here, so that a size means the same in both files.
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -14,8 +16,8 @@ const UNITS: [(&str, u64); 9] = [
     ("b", 1),
 ];
 
-/// Bytes, from a text with or without a unit.
-fn parse(text: &str) -> Option<u64> {
+/// Bytes, from a text with or without a unit; `None` when it is no size.
+pub fn parse(text: &str) -> Option<u64> {
     let lower = text.trim().to_lowercase();
     let (number, factor) = UNITS
         .iter()
@@ -26,8 +28,12 @@ fn parse(text: &str) -> Option<u64> {
     (bytes.is_finite() && (0.0..9e18).contains(&bytes)).then_some(bytes as u64)
 }
 
-/// Reads bytes from a number or a text with a unit.
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+/// Reads bytes from a number or a text with a unit; for a field that is `None` when it is left out.
+///
+/// # Errors
+///
+/// What is neither, with an example of what is.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Written {
