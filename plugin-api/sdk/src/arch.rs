@@ -193,6 +193,12 @@ pub trait Model: Send + 'static {
         Err(Error::Unsupported("this model does not take images".into()))
     }
 
+    /// Whether the model chooses the likeliest token itself, where its logits are. Rows then come with [`Want::TOKEN`] and
+    /// leave the id in [`BatchRow::token`]; otherwise they come with [`Want::LAST`] and the choice is made from their logits.
+    fn chooses_tokens(&self) -> bool {
+        false
+    }
+
     /// Memory free on the model's device; 0 when unknown.
     fn device_free_bytes(&self) -> u64 {
         0
@@ -252,6 +258,8 @@ pub struct BatchRow<'a, S, I = ()> {
     /// Memory for what is wanted: `[1, vocab]` for LAST, `[tokens, vocab]` for ALL; empty when nothing is
     /// wanted, and on ranks other than 0.
     pub logits: &'a mut [f32],
+    /// The likeliest next token, from a model that [chooses](Model::chooses_tokens).
+    pub token: Option<u32>,
     pub(crate) error: Option<Error>,
 }
 
@@ -264,7 +272,7 @@ impl<'a, S, I> BatchRow<'a, S, I> {
         want: Want,
         logits: &'a mut [f32],
     ) -> Self {
-        Self { sequence, position, tokens, want, images: Vec::new(), logits, error: None }
+        Self { sequence, position, tokens, want, images: Vec::new(), logits, token: None, error: None }
     }
 
     /// The same row with images.

@@ -55,25 +55,21 @@ impl<A: Architecture> ErasedArchitecture for A {
 /// Submitted by [`architecture!`](crate::architecture).
 pub struct ArchitectureEntry(pub &'static dyn ErasedArchitecture);
 
-/// Submitted by [`router!`](crate::router).
-pub struct RouterEntry {
+/// A strategy: `S` is `dyn Router` or `dyn Evictor`.
+pub struct StrategyEntry<S: ?Sized + 'static> {
     /// Name used in configuration.
     pub name: &'static str,
     /// One sentence for people.
     pub summary: &'static str,
-    /// Makes a router from a JSON object of options.
-    pub create: fn(&str) -> Result<Box<dyn Router>>,
+    /// Makes a strategy from a JSON object of options.
+    pub create: fn(&str) -> Result<Box<S>>,
 }
 
+/// Submitted by [`router!`](crate::router).
+pub type RouterEntry = StrategyEntry<dyn Router>;
+
 /// Submitted by [`evictor!`](crate::evictor).
-pub struct EvictorEntry {
-    /// Name used in configuration.
-    pub name: &'static str,
-    /// One sentence for people.
-    pub summary: &'static str,
-    /// Makes an evictor from a JSON object of options.
-    pub create: fn(&str) -> Result<Box<dyn Evictor>>,
-}
+pub type EvictorEntry = StrategyEntry<dyn Evictor>;
 
 inventory::collect!(ArchitectureEntry);
 inventory::collect!(RouterEntry);

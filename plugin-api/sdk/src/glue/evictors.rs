@@ -2,67 +2,30 @@
 
 use std::sync::OnceLock;
 
-use plugin_abi::strategy::{EvictChoice, EvictRequest, Evictors, Resident, StrategyInfo};
-use plugin_abi::{Code, Failure, Handle, Slice, Str};
+use plugin_abi::strategy::{EvictChoice, EvictRequest, Evictors, Resident};
+use plugin_abi::{Code, Failure, Handle, Slice};
 
-use super::entry::EvictorEntry;
-use super::guard::{guard, guard_silently};
+use super::guard::guard;
+use super::strategies::{self, Entries, Family};
 use super::text::write_text;
 use crate::error::{Error, Result};
-use crate::strategy::{self, Evictor, Explain};
+use crate::strategy::{self as author, Evictor, Explain};
 
 /// The vtable.
-pub(crate) const VERBS: Evictors = Evictors { describe, create, free, choose };
+pub(crate) const VERBS: Evictors = Evictors {
+    describe: strategies::describe::<dyn Evictor>,
+    create: strategies::create::<dyn Evictor>,
+    free: strategies::free::<dyn Evictor>,
+    choose,
+};
 
-struct Entries {
-    list: Vec<&'static EvictorEntry>,
-    infos: Vec<StrategyInfo>,
-}
+impl Family for dyn Evictor {
+    const NOUN: &'static str = "evictor";
 
-// SAFETY: the infos point to 'static data that nobody writes to.
-unsafe impl Send for Entries {}
-// SAFETY: as above.
-unsafe impl Sync for Entries {}
-
-fn entries() -> &'static Entries {
-    static ENTRIES: OnceLock<Entries> = OnceLock::new();
-    ENTRIES.get_or_init(|| {
-        let mut list: Vec<_> = inventory::iter::<EvictorEntry>.into_iter().collect();
-        list.sort_by_key(|entry| entry.name);
-        let infos = list
-            .iter()
-            .map(|entry| StrategyInfo { name: Str::new(entry.name), summary: Str::new(entry.summary) })
-            .collect();
-        Entries { list, infos }
-    })
-}
-
-unsafe extern "C" fn describe() -> Slice<StrategyInfo> {
-    guard_silently(Slice::EMPTY, || Slice::new(&entries().infos))
-}
-
-unsafe extern "C" fn create(index: u32, options: Str, evictor: *mut Handle, failure: *mut Failure) -> Code {
-    // SAFETY: the host passes valid pointers and text for the length of the call.
-    let (options, evictor, failure) = unsafe { (options.as_str(), &mut *evictor, &mut *failure) };
-    guard(failure, || {
-        let entry = entries()
-            .list
-            .get(index as usize)
-            .ok_or_else(|| Error::InvalidInput(format!("this plugin has no evictor number {index}")))?;
-        let options = options.map_err(|_| Error::InvalidInput("the options are not UTF-8".into()))?;
-        let made: Box<dyn Evictor> = (entry.create)(options)?;
-        *evictor = Handle(Box::into_raw(Box::new(made)) as u64);
-        Ok(())
-    })
-}
-
-unsafe extern "C" fn free(evictor: Handle) {
-    guard_silently((), || {
-        if evictor != Handle::NONE {
-            // SAFETY: the host passes a handle from `create` once, and no other call is under way.
-            drop(unsafe { Box::from_raw(evictor.0 as *mut Box<dyn Evictor>) });
-        }
-    });
+    fn entries() -> &'static Entries<Self> {
+        static ENTRIES: OnceLock<Entries<dyn Evictor>> = OnceLock::new();
+        ENTRIES.get_or_init(Entries::gather)
+    }
 }
 
 unsafe extern "C" fn choose(
@@ -75,7 +38,7 @@ unsafe extern "C" fn choose(
     // SAFETY: the host passes a live handle, valid pointers and lent memory for the length of the call.
     let (evictor, request, residents, choice, failure) = unsafe {
         (
-            &*(evictor.0 as *const Box<dyn Evictor>),
+            strategies::strategy::<dyn Evictor>(evictor),
             &*request,
             residents.as_slice(),
             &mut *choice,
@@ -101,8 +64,8 @@ unsafe extern "C" fn choose(
     })
 }
 
-fn request_view(request: &EvictRequest) -> strategy::EvictRequest {
-    strategy::EvictRequest {
+fn request_view(request: &EvictRequest) -> author::EvictRequest {
+    author::EvictRequest {
         purpose: request.purpose,
         class: request.class,
         need_bytes: request.need_bytes,
@@ -113,7 +76,7 @@ fn request_view(request: &EvictRequest) -> strategy::EvictRequest {
     }
 }
 
-fn check(choice: &strategy::EvictChoice, residents: &[Resident], room: usize) -> Result<()> {
+fn check(choice: &author::EvictChoice, residents: &[Resident], room: usize) -> Result<()> {
     if choice.victims.len() > room {
         return Err(Error::Internal(format!("the evictor named {} victims", choice.victims.len())));
     }

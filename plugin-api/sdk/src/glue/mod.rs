@@ -10,6 +10,7 @@ pub mod guard;
 mod model;
 pub mod routers;
 mod slab;
+mod strategies;
 mod text;
 
 use std::sync::OnceLock;

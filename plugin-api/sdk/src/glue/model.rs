@@ -265,7 +265,9 @@ impl<M: Model> ErasedModel for Sequences<M> {
             errors.push(admitted.as_ref().err().cloned());
             taken.push(admitted.ok());
         }
-        let token_rows = step.rows.iter().filter(|row| row.want == Want::TOKEN).count();
+        let chooses = self.model.chooses_tokens();
+        let scratch_rows = |row: &&Row| row.want == Want::TOKEN && !chooses;
+        let token_rows = step.rows.iter().filter(scratch_rows).count();
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.resize(if writes { token_rows * vocab } else { 0 }, 0.0);
 
@@ -276,7 +278,7 @@ impl<M: Model> ErasedModel for Sequences<M> {
         for (index, (row, sequence)) in step.rows.iter().zip(&mut taken).enumerate() {
             let Some(sequence) = sequence else { continue };
             let lent = match row.want {
-                Want::TOKEN => Ok(scratch_rows.next().unwrap_or(&mut [])),
+                Want::TOKEN if !chooses => Ok(scratch_rows.next().unwrap_or(&mut [])),
                 _ => lender.lend(row),
             };
             let logits = match lent {
@@ -302,9 +304,10 @@ impl<M: Model> ErasedModel for Sequences<M> {
                 sequence,
                 position: row.position as usize,
                 tokens: slice(step.tokens, row.token_offset, row.token_count).unwrap_or(&[]),
-                want: if row.want == Want::TOKEN { Want::LAST } else { row.want },
+                want: if row.want == Want::TOKEN && !chooses { Want::LAST } else { row.want },
                 images,
                 logits,
+                token: None,
                 error: None,
             });
         }
@@ -314,7 +317,8 @@ impl<M: Model> ErasedModel for Sequences<M> {
             errors[index] = row.error.take();
             let wanted = &step.rows[index];
             if outcome.is_ok() && errors[index].is_none() && wanted.want == Want::TOKEN && writes {
-                errors[index] = store_likeliest(row.logits, outputs.tokens, wanted.output).err();
+                let token = if chooses { chosen(row.token) } else { likeliest(row.logits) };
+                errors[index] = token.and_then(|token| store(token, outputs.tokens, wanted.output)).err();
             }
         }
         drop(batch);
@@ -353,11 +357,8 @@ impl<M: Model> ErasedModel for Sequences<M> {
     }
 }
 
-/// Writes the index of the largest logit; the first of equals.
-fn store_likeliest(logits: &[f32], tokens: &mut [u32], output: u32) -> Result<()> {
-    let slot = tokens
-        .get_mut(output as usize)
-        .ok_or_else(|| Error::InvalidInput("the row's token lies beyond the lent memory".into()))?;
+/// Index of the largest logit; the first of equals.
+fn likeliest(logits: &[f32]) -> Result<u32> {
     let mut best = (0, f32::NEG_INFINITY);
     for (index, &logit) in logits.iter().enumerate() {
         if logit > best.1 {
@@ -367,7 +368,19 @@ fn store_likeliest(logits: &[f32], tokens: &mut [u32], output: u32) -> Result<()
     if best.1 == f32::NEG_INFINITY {
         return Err(Error::Internal("no logit is a number".into()));
     }
-    *slot = best.0 as u32;
+    Ok(best.0 as u32)
+}
+
+/// What a model that chooses has chosen.
+fn chosen(token: Option<u32>) -> Result<u32> {
+    token.ok_or_else(|| Error::Internal("the model chooses tokens and chose none for a row".into()))
+}
+
+fn store(token: u32, tokens: &mut [u32], output: u32) -> Result<()> {
+    let slot = tokens
+        .get_mut(output as usize)
+        .ok_or_else(|| Error::InvalidInput("the row's token lies beyond the lent memory".into()))?;
+    *slot = token;
     Ok(())
 }
 

@@ -2,67 +2,30 @@
 
 use std::sync::OnceLock;
 
-use plugin_abi::strategy::{Candidate, RouteChoice, RouteRequest, Routers, StrategyInfo};
-use plugin_abi::{Code, Failure, Handle, Slice, Str};
+use plugin_abi::strategy::{Candidate, RouteChoice, RouteRequest, Routers};
+use plugin_abi::{Code, Failure, Handle, Slice};
 
-use super::entry::RouterEntry;
-use super::guard::{guard, guard_silently};
+use super::guard::guard;
+use super::strategies::{self, Entries, Family};
 use super::text::write_text;
 use crate::error::{Error, Result};
-use crate::strategy::{self, Explain, Router};
+use crate::strategy::{self as author, Explain, Router};
 
 /// The vtable.
-pub(crate) const VERBS: Routers = Routers { describe, create, free, choose };
+pub(crate) const VERBS: Routers = Routers {
+    describe: strategies::describe::<dyn Router>,
+    create: strategies::create::<dyn Router>,
+    free: strategies::free::<dyn Router>,
+    choose,
+};
 
-struct Entries {
-    list: Vec<&'static RouterEntry>,
-    infos: Vec<StrategyInfo>,
-}
+impl Family for dyn Router {
+    const NOUN: &'static str = "router";
 
-// SAFETY: the infos point to 'static data that nobody writes to.
-unsafe impl Send for Entries {}
-// SAFETY: as above.
-unsafe impl Sync for Entries {}
-
-fn entries() -> &'static Entries {
-    static ENTRIES: OnceLock<Entries> = OnceLock::new();
-    ENTRIES.get_or_init(|| {
-        let mut list: Vec<_> = inventory::iter::<RouterEntry>.into_iter().collect();
-        list.sort_by_key(|entry| entry.name);
-        let infos = list
-            .iter()
-            .map(|entry| StrategyInfo { name: Str::new(entry.name), summary: Str::new(entry.summary) })
-            .collect();
-        Entries { list, infos }
-    })
-}
-
-unsafe extern "C" fn describe() -> Slice<StrategyInfo> {
-    guard_silently(Slice::EMPTY, || Slice::new(&entries().infos))
-}
-
-unsafe extern "C" fn create(index: u32, options: Str, router: *mut Handle, failure: *mut Failure) -> Code {
-    // SAFETY: the host passes valid pointers and text for the length of the call.
-    let (options, router, failure) = unsafe { (options.as_str(), &mut *router, &mut *failure) };
-    guard(failure, || {
-        let entry = entries()
-            .list
-            .get(index as usize)
-            .ok_or_else(|| Error::InvalidInput(format!("this plugin has no router number {index}")))?;
-        let options = options.map_err(|_| Error::InvalidInput("the options are not UTF-8".into()))?;
-        let made: Box<dyn Router> = (entry.create)(options)?;
-        *router = Handle(Box::into_raw(Box::new(made)) as u64);
-        Ok(())
-    })
-}
-
-unsafe extern "C" fn free(router: Handle) {
-    guard_silently((), || {
-        if router != Handle::NONE {
-            // SAFETY: the host passes a handle from `create` once, and no other call is under way.
-            drop(unsafe { Box::from_raw(router.0 as *mut Box<dyn Router>) });
-        }
-    });
+    fn entries() -> &'static Entries<Self> {
+        static ENTRIES: OnceLock<Entries<dyn Router>> = OnceLock::new();
+        ENTRIES.get_or_init(Entries::gather)
+    }
 }
 
 unsafe extern "C" fn choose(
@@ -75,7 +38,7 @@ unsafe extern "C" fn choose(
     // SAFETY: the host passes a live handle, valid pointers and lent memory for the length of the call.
     let (router, request, candidates, choice, failure) = unsafe {
         (
-            &*(router.0 as *const Box<dyn Router>),
+            strategies::strategy::<dyn Router>(router),
             &*request,
             candidates.as_slice(),
             &mut *choice,
@@ -98,8 +61,8 @@ unsafe extern "C" fn choose(
     })
 }
 
-fn request_view<'a>(request: &RouteRequest) -> strategy::RouteRequest<'a> {
-    strategy::RouteRequest {
+fn request_view<'a>(request: &RouteRequest) -> author::RouteRequest<'a> {
+    author::RouteRequest {
         model: request.model,
         session: request.session,
         ordinal: request.ordinal,
@@ -115,7 +78,7 @@ fn request_view<'a>(request: &RouteRequest) -> strategy::RouteRequest<'a> {
     }
 }
 
-fn check(choice: strategy::RouteChoice, candidates: &[Candidate]) -> Result<()> {
+fn check(choice: author::RouteChoice, candidates: &[Candidate]) -> Result<()> {
     if choice.index < candidates.len() {
         return Ok(());
     }
