@@ -79,8 +79,10 @@ fn models(setting: &Setting) -> (String, String) {
     (entries.collect(), String::new())
 }
 
+/// One entry, each key on its line, so that tables inside it do not end it.
 fn table(entry: &toml::Value) -> String {
-    toml::to_string(entry).unwrap_or_default().trim_end().to_owned()
+    let keys = entry.as_table().into_iter().flatten();
+    keys.map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join("\n")
 }
 
 fn document(settings: &[Setting]) -> Value {
@@ -107,7 +109,8 @@ mod tests {
 
     #[test]
     fn what_is_shown_can_be_read_again() {
-        let file = "[engine]\nslots = 3\n[[models]]\nsource = \"a/b\"\n";
+        let file = "[engine]\nslots = 3\n[[models]]\nsource = \"a/b\"\n\
+                    options = { step_delay_ms = 1 }\nprefix_cache_bytes = \"1 GiB\"\n";
         let environment = [("NEURON_NAME".to_owned(), "one".to_owned())];
         let loaded = Config::parse(file, Path::new("/x/neuron.toml"), environment).unwrap();
         let shown = text(&loaded.settings());
