@@ -23,6 +23,8 @@ pub struct Settings {
     pub load_delay_ms: u64,
     /// Loading fails after all.
     pub load_fails: bool,
+    /// Loading never ends and does not listen to cancellation.
+    pub load_hangs: bool,
     /// Weights it claims to have, in bytes.
     pub weight_bytes: u64,
     /// State per token it claims to hold, in bytes.
@@ -44,6 +46,7 @@ impl Default for Settings {
             token_delay_us: 0,
             load_delay_ms: 0,
             load_fails: false,
+            load_hangs: false,
             weight_bytes: 0,
             bytes_per_token: 8,
             fork_any_length: true,

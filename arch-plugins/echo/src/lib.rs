@@ -78,6 +78,11 @@ fn pretend_to_read(settings: &Settings, progress: &Progress<'_>) -> Result<()> {
     if settings.load_fails {
         return Err(Error::Internal("the settings say that loading fails".into()));
     }
+    if settings.load_hangs {
+        loop {
+            std::thread::park();
+        }
+    }
     let begin = Instant::now();
     let whole = Duration::from_millis(settings.load_delay_ms);
     let total = settings.weight_bytes.max(1);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use plugin_loader::{Candidate, Residency};
-use wire_api::node::discovery::{Device, Discovery};
+use wire_api::node::discovery::{Device, DeviceKind, Discovery};
 use wire_api::node::models::{ModelState, ModelStatus, NodeModels};
 
 use super::gauge::{Gauges, ModelGauge, NodeGauge, ReplicaGauge};
@@ -91,9 +91,12 @@ impl NodeView {
         }
     }
 
-    /// Devices a model can be put on.
+    /// Devices a model can be put on. A node's processor is not one of them while it has a sound GPU: a model
+    /// that was meant for a GPU would answer many times slower there, and nobody would be told.
     pub fn sound_devices(&self) -> impl Iterator<Item = &Device> {
-        self.devices().iter().filter(|device| device.fault.is_none())
+        let sound = |device: &&Device| device.fault.is_none();
+        let has_gpu = self.devices().iter().filter(sound).any(|device| device.kind == DeviceKind::Cuda);
+        self.devices().iter().filter(sound).filter(move |device| !has_gpu || device.kind == DeviceKind::Cuda)
     }
 }
 
@@ -320,7 +323,8 @@ impl Draft<'_> {
         };
         let served_as = status.map_or_else(|| id.to_owned(), |status| status.id.0.clone());
         let gauge = self.gauges.replica(&node.name, id);
-        gauge.saw(residency == Residency::RESIDENT, now_ms());
+        let stamp = status.and_then(|status| status.details.as_ref()?.ready_since_ms).unwrap_or(0);
+        gauge.saw((residency == Residency::RESIDENT).then_some(stamp), now_ms());
         Some(Replica {
             node: Arc::clone(node),
             residency,
