@@ -51,8 +51,12 @@ pub fn run(options: &Options) -> Result<()> {
         "--package",
         "cortex",
     ]))?;
-    let plugin_folder =
-        plugins::run(&plugins::Options { build: "auto".into(), debug: false, names: Vec::new() })?;
+    let plugin_folder = plugins::run(&plugins::Options {
+        build: "auto".into(),
+        debug: false,
+        jobs: None,
+        names: Vec::new(),
+    })?;
 
     println!("== 2/4 obtaining a model");
     let model = match &options.model {

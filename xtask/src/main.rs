@@ -4,7 +4,10 @@
 //! same commands. They never contain anything the products need at run time.
 
 mod book;
+mod cuda;
 mod demo;
+mod generation;
+mod inspect;
 mod machine;
 mod model;
 mod plugins;
@@ -31,6 +34,8 @@ struct Cli {
 enum Tool {
     /// Build the book of `docs/` into `target/book/`.
     Book(book::Options),
+    /// Put the CUDA tool chain together in `target/cuda`, or check CUDA code without one.
+    Cuda(cuda::Options),
     /// Build everything, obtain a small real model, start neuron and cortex, ask a question, keep serving.
     Demo(demo::Options),
     /// Build the architecture plugins into `target/plugins/BUILD/`.
@@ -44,6 +49,14 @@ enum Tool {
 }
 
 fn main() -> ExitCode {
+    // As the kernels' compiler, called by build scripts with the compiler's own arguments.
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("nvcc") {
+        return cuda::nvcc::run(arguments.collect()).unwrap_or_else(|error| {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     match run(Cli::parse().tool) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -56,6 +69,7 @@ fn main() -> ExitCode {
 fn run(tool: Tool) -> Result<()> {
     match tool {
         Tool::Book(options) => book::run(&options),
+        Tool::Cuda(options) => cuda::run(&options),
         Tool::Demo(options) => demo::run(&options),
         Tool::Plugins(options) => plugins::run(&options).map(drop),
         Tool::Soak(options) => soak::run(&options),

@@ -1,21 +1,32 @@
-//! Building architecture plugins, one folder per build.
+//! Building architecture plugins, one folder per build, each with a manifest beside it.
+
+mod manifest;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{machine, process, root, target};
+pub use manifest::Manifest;
+
+use crate::cuda::Toolchain;
+use crate::generation::Build;
+use crate::{inspect, machine, process, root, target};
 
 /// Options of `cargo xtask plugins`.
 #[derive(Args)]
 pub struct Options {
-    /// cpu-v2, cpu-v3 or cpu-v4; `auto` is the best this processor runs.
+    /// cpu-v2, cpu-v3, cpu-v4, ampere, ada, hopper or blackwell; `auto` is the best this processor runs, `all` is
+    /// every one of them.
     #[arg(long, default_value = "auto")]
     pub build: String,
     /// Compile without optimisation, for tests.
     #[arg(long)]
     pub debug: bool,
+    /// Compiler processes at a time; cargo's default when left out.
+    #[arg(long, short)]
+    pub jobs: Option<u32>,
     /// Only these plugins; all by default.
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
@@ -23,39 +34,77 @@ pub struct Options {
 
 /// Builds the plugins; returns the folder that holds `<build>/<name>.so`.
 pub fn run(options: &Options) -> Result<PathBuf> {
-    let build = if options.build == "auto" { machine::cpu_build() } else { options.build.as_str() };
-    let Some(level) = ["cpu-v2", "cpu-v3", "cpu-v4"].iter().find(|known| **known == build) else {
-        bail!("unknown build {build}; known: auto, cpu-v2, cpu-v3, cpu-v4");
-    };
+    let builds = builds(&options.build)?;
     let names = if options.names.is_empty() { available()? } else { options.names.clone() };
-    let cargo_target = target().join("plugin-builds").join(build);
-    let profile = if options.debug { "debug" } else { "release" };
-
-    let mut command = process::cargo();
-    command.arg("build").arg("--target-dir").arg(&cargo_target);
-    if !options.debug {
-        command.arg("--release");
-    }
-    for name in &names {
-        command.arg("--package").arg(format!("{name}-plugin"));
-    }
-    command.env("RUSTFLAGS", format!("-C target-cpu=x86-64-{}", &level["cpu-".len()..]));
-    command.env("NEURON_BUILD", build).env("NEURON_GIT", revision());
-    process::run(&mut command)?;
-
     let plugins = target().join("plugins");
-    let folder = plugins.join(build);
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for name in &names {
-        let built = cargo_target.join(profile).join(format!("libneuron_{name}.so"));
-        install(&built, &folder.join(format!("{name}.so")))?;
+    for build in builds {
+        let compiled = compile(&build, &names, options)?;
+        deliver(&build, &names, &compiled, &plugins.join(build.name()))?;
     }
-    println!("plugins {} -> {}", names.join(", "), folder.display());
+    manifest::write_sums(&plugins)?;
     Ok(plugins)
 }
 
+fn builds(asked: &str) -> Result<Vec<Build>> {
+    let name = if asked == "auto" { machine::cpu_build() } else { asked };
+    if name == "all" {
+        return Ok(Build::all());
+    }
+    let Some(build) = Build::named(name) else {
+        let known: Vec<_> = Build::all().iter().map(Build::name).collect();
+        bail!("unknown build {name}; known: auto, all, {}", known.join(", "));
+    };
+    Ok(vec![build])
+}
+
+/// Compiles the plugins; returns the folder with what the compiler made. Each build has a target folder of its
+/// own, so that the kernels of a generation are compiled once.
+fn compile(build: &Build, names: &[String], options: &Options) -> Result<PathBuf> {
+    let folder = target().join("plugin-builds").join(build.name());
+    let mut command = process::cargo();
+    command.arg("build").arg("--target-dir").arg(&folder);
+    if !options.debug {
+        command.arg("--release");
+    }
+    if let Some(jobs) = options.jobs {
+        command.arg("--jobs").arg(jobs.to_string());
+    }
+    for name in names {
+        command.arg("--package").arg(format!("{name}-plugin"));
+    }
+    if let Build::Gpu(generation) = build {
+        let toolchain = Toolchain::provide()?;
+        command.args(["--features", "cuda"]);
+        command.envs(toolchain.environment(generation, &folder)?);
+        println!("compiling for {} (kernels take minutes the first time) …", build.name());
+    }
+    command.env("RUSTFLAGS", format!("-C target-cpu=x86-64-v{}", build.cpu_level()));
+    command.env("NEURON_BUILD", build.name()).env("NEURON_GIT", revision());
+    process::run(&mut command)?;
+    Ok(folder.join(if options.debug { "debug" } else { "release" }))
+}
+
+/// Looks into what was built, and installs what is right with a manifest.
+fn deliver(build: &Build, names: &[String], compiled: &Path, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let describer = manifest::describer()?;
+    for name in names {
+        let built = compiled.join(format!("libneuron_{name}.so"));
+        let contents = inspect::read(&built)?;
+        verify::check(build, name, &contents)
+            .with_context(|| format!("{} is not what a {} build must be", built.display(), build.name()))?;
+        let installed = folder.join(format!("{name}.so"));
+        install(&built, &installed)?;
+        let manifest = Manifest::of(build, &installed, contents, &describer)?;
+        manifest.write(&installed.with_extension("json"))?;
+        println!("  {}", manifest.sentence());
+    }
+    println!("plugins {} -> {}", names.join(", "), folder.display());
+    Ok(())
+}
+
 /// Names of all architecture plugins in the checkout.
-fn available() -> Result<Vec<String>> {
+pub fn available() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(root().join("arch-plugins"))? {
         let folder = entry?.path();
@@ -74,13 +123,11 @@ fn install(built: &Path, installed: &Path) -> Result<()> {
     std::fs::rename(&fresh, installed).with_context(|| format!("cannot write {}", installed.display()))
 }
 
-fn revision() -> String {
-    std::process::Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .current_dir(root())
-        .output()
-        .ok()
-        .filter(|output| output.status.success())
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .map_or_else(String::new, |text| text.trim().to_owned())
+/// The revision of the checkout; empty outside one.
+pub fn revision() -> String {
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git").args(arguments).current_dir(root()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_default()
 }

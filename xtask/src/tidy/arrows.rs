@@ -23,6 +23,11 @@ const ROOMS: &[Room] = &[
     Room { name: "plugin-sdk", uses: &["plugin-abi"], never: &["tokio", "libloading", "candle-core"] },
     Room { name: "plugin-loader", uses: &["plugin-abi"], never: GPU_AND_TENSORS },
     Room { name: "plugin-conformance", uses: &["plugin-abi", "plugin-loader"], never: GPU_AND_TENSORS },
+    Room {
+        name: "gpu-check",
+        uses: &["plugin-loader"],
+        never: &["candle-core", "candle-nn", "tokio", "plugin-sdk"],
+    },
     Room { name: "wire-api", uses: &[], never: NETWORK },
     Room { name: "layers", uses: &["plugin-sdk"], never: NETWORK },
     Room { name: "golden", uses: &["plugin-sdk", "layers"], never: NETWORK },
