@@ -73,7 +73,8 @@ pub struct DeviceInfo {
     /// x86-64 level of the CPU (1 to 4); 0 when it is not x86-64.
     pub cpu_level: u32,
     /// PCI address of a GPU, which names it whatever its number: `domain << 16 | bus << 8 | device << 3`; 0 when it
-    /// is not known.
+    /// is not known. A reserved word until 1.1, whose name the layout keeps.
+    #[sabi(rename = reserved)]
     pub pci_address: u32,
     /// Memory of the device.
     pub total_bytes: u64,

@@ -17,7 +17,7 @@ type Patch = (&'static str, &'static str, &'static str);
 
 /// A later minor version: one more verb.
 const LATER: &[Patch] = &[
-    ("plugin-api/abi/Cargo.toml", "version = \"1.0.0\"", "version = \"1.1.0\""),
+    ("plugin-api/abi/Cargo.toml", "version = \"1.1.0\"", "version = \"1.2.0\""),
     (
         "plugin-api/abi/src/arch.rs",
         "    pub stats: unsafe extern \"C\" fn(model: Handle, stats: *mut ModelStats) -> Code,\n",

@@ -68,11 +68,11 @@ fn what_the_descriptor_gives_away_is_refused_without_running_anything() {
     };
     let cases = [
         (
-            patched("major.so", r#"{"abi":"1.0.0""#, r#"{"abi":"2.0.0""#),
+            patched("major.so", r#"{"abi":"1.1.0""#, r#"{"abi":"2.0.0""#),
             "built for plugin ABI 2.0.0, this host speaks 1.",
         ),
         (patched("panic.so", r#""panic":"unwind""#, r#""panic":"abort" "#), "compiled with panic"),
-        (patched("broken.so", r#"{"abi":"1.0.0""#, r#"["abi":"1.0.0""#), "descriptor is not understood"),
+        (patched("broken.so", r#"{"abi":"1.1.0""#, r#"["abi":"1.1.0""#), "descriptor is not understood"),
         (patched("section.so", ".neuron.plugin", ".nobody.plugin"), "has no .neuron.plugin section"),
     ];
     for (path, sentence) in cases {
