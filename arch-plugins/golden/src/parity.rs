@@ -1,7 +1,8 @@
 //! The same answer by two roads. None of this needs recorded outputs: the model is its own oracle.
 //!
 //! On a CPU in f32 a token's numbers do not depend on its company or on where a prompt was cut, so the first three are
-//! compared bit for bit.
+//! compared bit for bit. Elsewhere kernels are chosen by the shape of their input; what is called `_near` allows a
+//! distance for that.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -17,18 +18,28 @@ use crate::session::Session;
 
 /// A prompt whole, in pieces of many sizes, and token by token.
 pub fn check_pieces<D: Decoder>(decoder: &D, ids: &[u32]) -> Report {
+    check_pieces_near(decoder, ids, 0.0)
+}
+
+/// As [`check_pieces`], allowing logits a distance.
+pub fn check_pieces_near<D: Decoder>(decoder: &D, ids: &[u32], limit: f64) -> Report {
     let mut report = Report::default();
     let whole = Session::new(decoder).all(ids);
     for size in [1, 2, 3, 7, 63, 64, 65] {
         let mut session = Session::new(decoder);
         let pieces: Vec<Vec<f32>> = ids.chunks(size).flat_map(|piece| session.all(piece)).collect();
-        same(&mut report, &format!("pieces of {size}"), &pieces, &whole);
+        same(&mut report, limit, &format!("pieces of {size}"), &pieces, &whole);
     }
     report
 }
 
 /// Sequences of several lengths in one step, prompts beside decodes, against each alone.
 pub fn check_batch<D: Decoder>(decoder: &D, ids: &[u32]) -> Report {
+    check_batch_near(decoder, ids, 0.0)
+}
+
+/// As [`check_batch`], allowing logits a distance.
+pub fn check_batch_near<D: Decoder>(decoder: &D, ids: &[u32], limit: f64) -> Report {
     let mut report = Report::default();
     let third = ids.len() / 3;
     let prompts = [&ids[..third], &ids[third..2 * third], &ids[..1], &ids[third / 2..]];
@@ -46,7 +57,7 @@ pub fn check_batch<D: Decoder>(decoder: &D, ids: &[u32]) -> Report {
         for (sequence, tokens) in step.iter().enumerate().filter(|(_, tokens)| !tokens.is_empty()) {
             let expected = alone[sequence].last(*tokens);
             let stage = format!("step {number}, sequence {sequence}");
-            same(&mut report, &stage, &[got.next().unwrap_or_default()], &[expected]);
+            same(&mut report, limit, &stage, &[got.next().unwrap_or_default()], &[expected]);
         }
     }
     report
@@ -55,6 +66,11 @@ pub fn check_batch<D: Decoder>(decoder: &D, ids: &[u32]) -> Report {
 /// A fork goes on as its original does, each without disturbing the other, and a frozen copy restores the same answer
 /// (a warm start) that a sequence computed from nothing gives (a cold one).
 pub fn check_fork<D: Decoder>(decoder: &D, ids: &[u32]) -> Report {
+    check_fork_near(decoder, ids, 0.0)
+}
+
+/// As [`check_fork`], allowing logits a distance.
+pub fn check_fork_near<D: Decoder>(decoder: &D, ids: &[u32], limit: f64) -> Report {
     let mut report = Report::default();
     for cut in [1, 2, ids.len() / 2, 64.min(ids.len() - 1), ids.len() - 1] {
         let (prefix, rest) = ids.split_at(cut);
@@ -64,10 +80,16 @@ pub fn check_fork<D: Decoder>(decoder: &D, ids: &[u32]) -> Report {
         let frozen = original.fork();
         let mut other = original.fork();
         other.all(&ids[..ids.len() / 3]);
-        same(&mut report, &format!("original after a fork at {cut}"), &original.all(rest), &cold[cut..]);
+        same(
+            &mut report,
+            limit,
+            &format!("original after a fork at {cut}"),
+            &original.all(rest),
+            &cold[cut..],
+        );
         for _ in 0..2 {
             let mut warm = frozen.fork();
-            same(&mut report, &format!("warm from {cut}"), &warm.all(rest), &cold[cut..]);
+            same(&mut report, limit, &format!("warm from {cut}"), &warm.all(rest), &cold[cut..]);
             report.holds("length", warm.state.len() == ids.len(), || format!("{}", warm.state.len()));
         }
     }
@@ -138,7 +160,10 @@ fn last_of_each<D: Decoder>(decoder: &D, states: &mut [D::State], rows: &[&[u32]
     logits.to_vec2().expect("logits are f32 rows")
 }
 
-fn same(report: &mut Report, stage: &str, got: &[Vec<f32>], expected: &[Vec<f32>]) {
+fn same(report: &mut Report, limit: f64, stage: &str, got: &[Vec<f32>], expected: &[Vec<f32>]) {
+    if limit > 0.0 {
+        return report.at_most(stage, Distance::between(&got.concat(), &expected.concat()).max, limit);
+    }
     report.holds(stage, got == expected, || {
         format!(
             "not the same bits; largest difference {:.2e}",

@@ -143,12 +143,22 @@ pub fn check_quantized<D: Decoder>(
     plain: &D,
     load: impl Fn(Placement) -> layers::Result<D>,
 ) -> Report {
+    check_quantized_as(&Scheme::ALL, fixture, plain, load)
+}
+
+/// As [`check_quantized`], some schemes only.
+pub fn check_quantized_as<D: Decoder>(
+    schemes: &[Scheme],
+    fixture: &Fixture,
+    plain: &D,
+    load: impl Fn(Placement) -> layers::Result<D>,
+) -> Report {
     let mut report = Report::default();
     let ids = fixture.ids("/text/ids");
     let expected = Session::new(plain).all(&ids).concat();
     let spread = Distance::between(&expected, &vec![0.0; expected.len()]).rms;
     let sensitivity = fixture.number("/measured/bf16 vs f32 logits/rms");
-    for scheme in Scheme::ALL {
+    for &scheme in schemes {
         let placement = Placement { quantize: Some(scheme), ..Placement::cpu() };
         let decoder = load(placement).expect("a quantized model loads");
         let got = Session::new(&decoder).all(&ids).concat();

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
+use crate::device::on_host;
 use crate::error::{Error, Result};
 use crate::kernel::pointwise::{self, Gate};
 use crate::kernel::{Isa, Shared, pool};
@@ -13,8 +14,13 @@ const GRAIN: usize = 1 << 14;
 
 /// `silu(gate) ⊙ up`.
 pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if up.dtype() == DType::F32 && up.device().is_cpu() {
+    if up.dtype() == DType::F32 && on_host(up.device()) {
         return gated(up, gate, Gate::Silu);
+    }
+    if !on_host(up.device()) {
+        // One rounding, at the end.
+        let wide = (candle_nn::ops::silu(&gate.to_dtype(DType::F32)?)? * up.to_dtype(DType::F32)?)?;
+        return Ok(wide.to_dtype(up.dtype())?);
     }
     Ok((silu(gate)? * up)?)
 }
@@ -24,7 +30,7 @@ pub fn sigmoid_mul(x: &Tensor, gate: &Tensor) -> Result<Tensor> {
     if made(Mistake::SiluGate) {
         return silu_mul(gate, x);
     }
-    if x.dtype() == DType::F32 && x.device().is_cpu() {
+    if x.dtype() == DType::F32 && on_host(x.device()) {
         return gated(x, gate, Gate::Sigmoid);
     }
     Ok((x * sigmoid(gate)?)?)
@@ -38,6 +44,9 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// `1 / (1 + e⁻ˣ)`, computed in f32 and rounded once.
 pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
+    if !on_host(x.device()) {
+        return Ok(candle_nn::ops::sigmoid(&wide)?.to_dtype(x.dtype())?);
+    }
     Ok((wide.neg()?.exp()? + 1.0)?.recip()?.to_dtype(x.dtype())?)
 }
 

@@ -4,16 +4,20 @@
 //! including its own position. The arithmetic of a query does not depend on its neighbours: see
 //! [`crate::kernel`].
 
+mod placed;
+
 use std::ops::Range;
 
 use candle_core::Tensor;
 
+use crate::device::{Kept, on_host};
 use crate::error::{Error, Result};
 pub use crate::kernel::attend::BLOCK;
 use crate::kernel::attend::{self, SPAN_BLOCKS, Sees, Tile};
 use crate::kernel::{Isa, Shared, pool};
 use crate::kv::{KvCache, KvShape};
 use crate::slice;
+pub(crate) use placed::SCORES;
 
 /// Query rows (tokens times heads of a group) worked on together.
 const TILE_ROWS: usize = 48;
@@ -41,6 +45,9 @@ pub fn causal(
     scale: f32,
     window: Option<usize>,
 ) -> Result<Tensor> {
+    if !on_host(q.device()) {
+        return placed::causal(q, k, v, layer, rows, scale, window);
+    }
     let (keys, values) = (slice::contiguous(k)?, slice::contiguous(v)?);
     let (_, kv_heads, head_dim) = k.dims3()?;
     let mut spans = Vec::with_capacity(rows.len());
@@ -70,9 +77,12 @@ pub fn causal(
 ///
 /// Shapes as in [`causal`].
 pub fn full(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Range<usize>], scale: f32) -> Result<Tensor> {
+    if !on_host(q.device()) {
+        return placed::full(q, k, v, spans, scale);
+    }
     let (_, kv_heads, head_dim) = k.dims3()?;
     let (keys, values) = (slice::contiguous(k)?, slice::contiguous(v)?);
-    let shape = KvShape { layers: 1, kv_heads, head_dim };
+    let shape = KvShape { layers: 1, kv_heads, head_dim, kept: Kept::Host };
     let mut caches = vec![KvCache::new(shape); spans.len()];
     let mut views = Vec::with_capacity(spans.len());
     for (span, cache) in spans.iter().zip(&mut caches) {
@@ -320,7 +330,7 @@ mod tests {
         }
 
         fn cache(&self) -> KvCache {
-            KvCache::new(KvShape { layers: 2, kv_heads: KV_HEADS, head_dim: self.head_dim })
+            KvCache::new(KvShape { layers: 2, kv_heads: KV_HEADS, head_dim: self.head_dim, kept: Kept::Host })
         }
 
         /// Feeds tokens `range` of the inputs.

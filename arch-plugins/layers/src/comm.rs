@@ -3,6 +3,14 @@
 //! A layer adds up or gathers over ranks through [`Communicator`] and does not know what is behind it. Every
 //! rank makes the same calls in the same order. A rank that fails aborts the group, so that no other waits
 //! for it: after that every call fails, and the model has to be loaded anew.
+//!
+//! Ranks on the CPU meet in memory. Ranks on GPUs talk through [`nccl`](self), and where that cannot be had or
+//! gives wrong answers they meet in the host's memory too, which is announced because it is slow.
+
+#[cfg(feature = "cuda")]
+mod nccl;
+#[cfg(any(feature = "cuda", test))]
+mod verified;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -24,6 +32,12 @@ pub trait Communicator: Send + Sync {
     fn all_gather(&self, x: &Tensor) -> Result<Tensor>;
     /// Wakes every waiting rank with an error; all later calls fail.
     fn abort(&self, reason: &str);
+
+    /// `Err` once the group was aborted. To be asked when results have arrived and before they are believed: what a
+    /// device computed while a rank of it gave up is nobody's answer.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Does any rank say so? The same answer on every rank.
     fn any(&self, flag: bool) -> Result<bool> {
@@ -79,7 +93,18 @@ struct Table {
 /// come later.
 static MEETINGS: LazyLock<Mutex<HashMap<[u8; 128], Arc<Meeting>>>> = LazyLock::new(Mutex::default);
 
-/// Joins the ranks that share `id` as `rank` of `world`. Ranks may come in any order and at any time; an id
+/// Joins the ranks that share `id`, each with the device it computes on, by the fastest way that works.
+pub fn join(device: &Device, id: &[u8; 128], rank: usize, world: usize) -> Result<Arc<dyn Communicator>> {
+    let meeting = local(id, rank, world)?;
+    #[cfg(feature = "cuda")]
+    if let (true, Device::Cuda(cuda)) = (world > 1, device) {
+        return verified::choose(meeting, |meeting| nccl::Ring::join(cuda, id, meeting), device);
+    }
+    let _ = device;
+    Ok(meeting)
+}
+
+/// Joins the ranks that share `id` as `rank` of `world` in the host's memory. Ranks may come in any order and at any time; an id
 /// serves for one group.
 pub fn local(id: &[u8; 128], rank: usize, world: usize) -> Result<Arc<dyn Communicator>> {
     if world <= 1 {
@@ -181,12 +206,14 @@ impl Communicator for Local {
     }
 
     fn all_reduce_sum(&self, x: &Tensor) -> Result<Tensor> {
-        let sum = self.meeting.exchange(self.rank, slice::to_vec(x)?, true)?;
-        slice::tensor(sum[0].clone(), x.dims(), x.dtype())
+        let home = x.to_device(&Device::Cpu)?;
+        let sum = self.meeting.exchange(self.rank, slice::to_vec(&home)?, true)?;
+        Ok(slice::tensor(sum[0].clone(), x.dims(), x.dtype())?.to_device(x.device())?)
     }
 
     fn all_gather(&self, x: &Tensor) -> Result<Tensor> {
-        let parts = self.meeting.exchange(self.rank, slice::to_vec(x)?, false)?;
+        let home = x.to_device(&Device::Cpu)?;
+        let parts = self.meeting.exchange(self.rank, slice::to_vec(&home)?, false)?;
         let (rows, columns) = slice::rows_columns(x)?;
         let mut values = Vec::with_capacity(rows * columns * parts.len());
         for row in 0..rows {
@@ -201,11 +228,15 @@ impl Communicator for Local {
         if let Some(last) = shape.last_mut() {
             *last *= parts.len();
         }
-        slice::tensor(values, shape, x.dtype())
+        Ok(slice::tensor(values, shape, x.dtype())?.to_device(x.device())?)
     }
 
     fn abort(&self, reason: &str) {
         self.meeting.abort(reason);
+    }
+
+    fn check(&self) -> Result<()> {
+        self.meeting.table().check()
     }
 }
 

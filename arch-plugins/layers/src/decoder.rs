@@ -75,6 +75,9 @@ impl Decoder for PreNormDecoder {
         for row in &mut batch.rows {
             row.state.commit(row.len);
         }
+        if batch.logits_of.is_empty() {
+            return Ok(x);
+        }
         let wanted = Tensor::new(batch.logits_of.as_slice(), x.device())?;
         self.lm_head.forward(&self.norm.forward(&x.index_select(&wanted, 0)?)?)
     }

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::comm::Communicator;
+use crate::device::on_host;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, Matrix};
 use crate::slice;
@@ -17,6 +18,7 @@ pub struct Embedding {
     matrix: Matrix,
     range: Range<usize>,
     vocab: usize,
+    device: Device,
     dtype: DType,
     comm: Arc<dyn Communicator>,
 }
@@ -40,23 +42,27 @@ impl Embedding {
         let raw = w.raw_of("weight", &[vocab, hidden])?;
         let range = vocab_share(vocab, &*placement.comm);
         let rows = std::slice::from_ref(&range);
-        let matrix = Matrix::load(&raw, rows, 0..hidden, None, &*placement.progress)
+        let matrix = Matrix::place(&raw, rows, 0..hidden, None, placement)
             .map_err(|error| error.within(w.name("weight")))?;
-        Ok(Self { matrix, range, vocab, dtype: placement.dtype, comm: placement.comm.clone() })
+        let (device, dtype) = (placement.device.clone(), placement.dtype);
+        Ok(Self { matrix, range, vocab, device, dtype, comm: placement.comm.clone() })
     }
 
     /// `[ids, hidden]` in the compute dtype.
     pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab) {
+            return Err(Error::InvalidInput(format!(
+                "token {id} is outside the vocabulary of {}",
+                self.vocab
+            )));
+        }
+        if !on_host(&self.device) {
+            return self.forward_placed(ids);
+        }
         let hidden = self.matrix.columns();
         let mut values = vec![0f32; ids.len() * hidden];
         for (&id, out) in ids.iter().zip(values.chunks_exact_mut(hidden)) {
             let id = id as usize;
-            if id >= self.vocab {
-                return Err(Error::InvalidInput(format!(
-                    "token {id} is outside the vocabulary of {}",
-                    self.vocab
-                )));
-            }
             if self.range.contains(&id) {
                 self.matrix.row(id - self.range.start, out);
             }
@@ -64,6 +70,22 @@ impl Embedding {
         let rows = slice::tensor(values, (ids.len(), hidden), DType::F32)?;
         let rows = if self.comm.world() > 1 { self.comm.all_reduce_sum(&rows)? } else { rows };
         Ok(rows.to_dtype(self.dtype)?)
+    }
+
+    fn forward_placed(&self, ids: &[u32]) -> Result<Tensor> {
+        let whole = self.comm.world() == 1;
+        let here = |id: &u32| self.range.contains(&(*id as usize));
+        let own: Vec<u32> =
+            ids.iter().map(|id| if here(id) { id - self.range.start as u32 } else { 0 }).collect();
+        let rows = self.matrix.rows_placed(&Tensor::from_vec(own, ids.len(), &self.device)?)?;
+        let rows = rows.to_dtype(self.dtype)?;
+        if whole {
+            return Ok(rows);
+        }
+        // Tokens of other ranks are theirs to bring.
+        let mine: Vec<f32> = ids.iter().map(|id| f32::from(u8::from(here(id)))).collect();
+        let mine = Tensor::from_vec(mine, (ids.len(), 1), &self.device)?.to_dtype(self.dtype)?;
+        self.comm.all_reduce_sum(&rows.broadcast_mul(&mine)?)
     }
 
     /// Size of the vocabulary over all ranks.

@@ -42,6 +42,10 @@ impl Error {
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
+        #[cfg(feature = "cuda")]
+        if let Some(known) = crate::device::failure::kind(&error) {
+            return known;
+        }
         Self::Internal(error.to_string())
     }
 }

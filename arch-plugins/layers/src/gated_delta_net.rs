@@ -12,14 +12,20 @@
 //! sequence, and what is rounded into it is never rounded out again.
 //!
 //! The arithmetic is in [`kernel`], on plain slices. What is here only cuts a batch into its rows and hands each row the
-//! state of its sequence, so another device replaces the kernel without a model noticing.
+//! state of its sequence. On a GPU the same arithmetic is in `cuda/gated_delta_net.cu`; [`launch`] says which of its
+//! kernels run on what, and a test runs them on the CPU against [`kernel`].
 //! The state must never be truncated or rewound: a shorter prefix needs its own saved copy.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod kernel;
+#[cfg(any(feature = "cuda", test))]
+mod launch;
+mod state;
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use kernel::{Heads, Inputs};
 
 use crate::error::{Error, Result};
@@ -27,6 +33,7 @@ use crate::slice;
 use crate::weights::Weights;
 
 pub use kernel::{Form, KeyHeads};
+pub use state::DeltaState;
 
 /// The sizes of one rank's part of the layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,26 +83,6 @@ impl DeltaDims {
     }
 }
 
-/// What one sequence remembers in one layer. Constant in size; cloning it is a snapshot.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeltaState {
-    /// The last `K−1` rows of the projection before the convolution, `[K−1, channels]`, oldest first; zeros where the
-    /// sequence is still shorter.
-    pub conv: Vec<f32>,
-    /// `[value_heads, key_dim, value_dim]`.
-    pub recurrent: Vec<f32>,
-}
-
-impl DeltaState {
-    /// The state before the first token.
-    pub fn new(dims: &DeltaDims) -> Self {
-        Self {
-            conv: vec![0.0; (dims.conv_kernel - 1) * dims.channels()],
-            recurrent: vec![0.0; dims.value_heads * dims.key_dim * dims.value_dim],
-        }
-    }
-}
-
 /// Depthwise causal convolution along time, then SiLU, over the query, key and value channels.
 #[derive(Debug)]
 pub struct CausalConv {
@@ -103,6 +90,16 @@ pub struct CausalConv {
     taps: Vec<f32>,
     kernel: usize,
     channels: usize,
+    /// The taps where a GPU reads them.
+    placed: Option<Tensor>,
+}
+
+/// f32 values on a GPU; `None` on the host, where slices are read.
+fn placed(values: &[f32], w: &Weights) -> Result<Option<Tensor>> {
+    match &w.placement().device {
+        Device::Cpu => Ok(None),
+        device => Ok(Some(Tensor::from_slice(values, values.len(), device)?)),
+    }
 }
 
 impl CausalConv {
@@ -118,11 +115,11 @@ impl CausalConv {
             )));
         }
         let kept: Vec<usize> = channels.iter().cloned().flatten().collect();
-        let taps = (0..kernel)
+        let taps: Vec<f32> = (0..kernel)
             .flat_map(|tap| kept.iter().map(move |c| c * kernel + tap))
             .map(|at| stored[at])
             .collect();
-        Ok(Self { taps, kernel, channels: kept.len() })
+        Ok(Self { placed: placed(&taps, w)?, taps, kernel, channels: kept.len() })
     }
 
     /// Convolves every row of the batch in the light of its own past and remembers its newest columns.
@@ -137,6 +134,10 @@ impl CausalConv {
     ) -> Result<Tensor> {
         let (tokens, channels) = mixed.dims2()?;
         debug_assert_eq!(channels, self.channels, "one tap row per channel");
+        #[cfg(feature = "cuda")]
+        if let (Device::Cuda(device), Some(taps)) = (mixed.device(), &self.placed) {
+            return cuda::conv(device, mixed, taps, self.kernel, rows, states);
+        }
         let input = slice::to_vec(mixed)?;
         let mut out = vec![0f32; tokens * channels];
         for (row, state) in rows.iter().zip(states) {
@@ -145,7 +146,7 @@ impl CausalConv {
                 &self.taps,
                 self.kernel,
                 &input[span.clone()],
-                &mut state.conv,
+                state.host()?.0,
                 &mut out[span],
             );
         }
@@ -160,6 +161,8 @@ pub struct Gates {
     decay_rate: Vec<f32>,
     /// `dt_bias` per value head.
     bias: Vec<f32>,
+    /// Both where a GPU reads them.
+    placed: Option<(Tensor, Tensor)>,
 }
 
 impl Gates {
@@ -182,12 +185,18 @@ impl Gates {
         } else {
             of_heads("A_log")?.iter().map(|a| -a.exp()).collect()
         };
-        Ok(Self { decay_rate, bias: of_heads("dt_bias")? })
+        let bias = of_heads("dt_bias")?;
+        let placed = placed(&decay_rate, w)?.zip(placed(&bias, w)?);
+        Ok(Self { decay_rate, bias, placed })
     }
 
     /// `β = σ(b)` and `g = −exp(A_log)·softplus(a + dt_bias)`, both f32 `[tokens, value_heads]`; `g ≤ 0`.
     pub fn forward(&self, b: &Tensor, a: &Tensor) -> Result<(Tensor, Tensor)> {
         let (tokens, heads) = a.dims2()?;
+        #[cfg(feature = "cuda")]
+        if let (Device::Cuda(device), Some((rate, bias))) = (a.device(), &self.placed) {
+            return cuda::gates(device, b, a, rate, bias);
+        }
         let beta = slice::to_vec(b)?.into_iter().map(sigmoid).collect::<Vec<_>>();
         let mut decay = slice::to_vec(a)?;
         for token in decay.chunks_exact_mut(heads) {
@@ -221,6 +230,10 @@ pub fn delta_rule(
     states: &mut [&mut DeltaState],
 ) -> Result<Tensor> {
     let tokens = conv.dim(0)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = conv.device() {
+        return cuda::delta_rule(device, dims, conv, beta, decay, rows, states);
+    }
     let (mixed, beta, decay) = (slice::to_vec(conv)?, slice::to_vec(beta)?, slice::to_vec(decay)?);
     let rows = rows.iter().zip(states).map(|(row, state)| {
         let inputs = Inputs {
@@ -229,10 +242,11 @@ pub fn delta_rule(
             decay: &decay[row.start * dims.value_heads..row.end * dims.value_heads],
         };
         let form = if row.len() == 1 { Form::Recurrent } else { dims.prefill };
-        (row.start, form, inputs, state.recurrent.as_mut_slice())
+        Ok((row.start, form, inputs, state.host()?.1))
     });
+    let rows = rows.collect::<Result<Vec<_>>>()?;
     let mut out = vec![0f32; tokens * dims.value_width()];
-    kernel::delta_rule(&dims.heads(), rows.collect(), &mut out);
+    kernel::delta_rule(&dims.heads(), rows, &mut out);
     Ok(Tensor::from_vec(out, (tokens, dims.value_heads, dims.value_dim), conv.device())?)
 }
 

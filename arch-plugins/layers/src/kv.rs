@@ -3,10 +3,17 @@
 //! A cache is a list of blocks of 64 tokens that hold all layers. Forks share blocks; a block is copied when a
 //! sequence that shares it writes to it. Tokens count once they are committed, after the last layer: a step
 //! that fails leaves the cache as it was.
+//!
+//! Off the host a cache is one tensor of keys and one of values per layer instead: see [`placed`].
 
 use std::sync::Arc;
 
+pub(crate) mod placed;
+
+use placed::PlacedKv;
+
 use crate::attention::BLOCK;
+use crate::device::Kept;
 use crate::error::{Error, Result};
 use crate::kernel::attend::padded;
 
@@ -19,12 +26,18 @@ pub struct KvShape {
     pub kv_heads: usize,
     /// Values per head.
     pub head_dim: usize,
+    /// Where, and as what.
+    pub kept: Kept,
 }
 
 impl KvShape {
     /// Memory one token takes on this rank.
     pub fn bytes_per_token(&self) -> u64 {
-        (self.layers * self.kv_heads * self.token_values() * size_of::<f32>()) as u64
+        let bytes_per_head = match self.kept {
+            Kept::Host => self.token_values() * size_of::<f32>(),
+            Kept::Placed(dtype) => 2 * self.head_dim * dtype.size_in_bytes(),
+        };
+        (self.layers * self.kv_heads * bytes_per_head) as u64
     }
 
     /// Memory of a block.
@@ -58,14 +71,17 @@ type Block = Box<[f32]>;
 #[derive(Debug, Clone)]
 pub struct KvCache {
     shape: KvShape,
+    /// On the host.
     blocks: Vec<Arc<Block>>,
+    /// Off the host.
+    placed: PlacedKv,
     len: usize,
 }
 
 impl KvCache {
     /// Without tokens.
     pub fn new(shape: KvShape) -> Self {
-        Self { shape, blocks: Vec::new(), len: 0 }
+        Self { shape, blocks: Vec::new(), placed: PlacedKv::new(shape.layers), len: 0 }
     }
 
     /// Its shape.
@@ -85,6 +101,9 @@ impl KvCache {
 
     /// Makes room for `tokens` more. Layers then write positions `len .. len + tokens`.
     pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        if self.shape.kept != Kept::Host {
+            return self.placed.reserve(self.len, tokens);
+        }
         let first = self.len / BLOCK;
         let needed = (self.len + tokens).div_ceil(BLOCK);
         for block in self.blocks.iter_mut().take(needed).skip(first) {
@@ -101,19 +120,29 @@ impl KvCache {
     /// The reserved tokens belong to the sequence from now on.
     pub fn commit(&mut self, tokens: usize) {
         self.len += tokens;
-        debug_assert!(self.len <= self.blocks.len() * BLOCK, "tokens are reserved before they are written");
+        let room = match self.shape.kept {
+            Kept::Host => self.blocks.len() * BLOCK,
+            Kept::Placed(_) => self.placed.capacity(),
+        };
+        debug_assert!(self.len <= room, "tokens are reserved before they are written");
     }
 
     /// A second cache that holds the first `len` tokens.
     pub fn fork(&self, len: usize) -> Result<Self> {
         self.check(len)?;
+        if self.shape.kept != Kept::Host {
+            return Ok(Self { shape: self.shape, blocks: Vec::new(), placed: self.placed.fork(len)?, len });
+        }
         let blocks = self.blocks[..len.div_ceil(BLOCK)].to_vec();
-        Ok(Self { shape: self.shape, blocks, len })
+        Ok(Self { shape: self.shape, blocks, placed: PlacedKv::new(self.shape.layers), len })
     }
 
     /// Drops all tokens after the first `len`.
     pub fn trim(&mut self, len: usize) -> Result<()> {
         self.check(len)?;
+        if self.shape.kept != Kept::Host {
+            self.placed.trim(len)?;
+        }
         self.blocks.truncate(len.div_ceil(BLOCK));
         self.len = len;
         Ok(())
@@ -128,7 +157,15 @@ impl KvCache {
 
     /// Memory held; blocks shared with a fork count for both.
     pub fn bytes(&self) -> u64 {
-        self.blocks.len() as u64 * self.shape.block_bytes()
+        match self.shape.kept {
+            Kept::Host => self.blocks.len() as u64 * self.shape.block_bytes(),
+            Kept::Placed(_) => self.placed.capacity() as u64 * self.shape.bytes_per_token(),
+        }
+    }
+
+    /// Keys and values off the host.
+    pub(crate) fn placed_mut(&mut self) -> (&mut PlacedKv, usize) {
+        (&mut self.placed, self.len)
     }
 
     /// Blocks for reading.
@@ -170,7 +207,7 @@ fn copy(block: &Block) -> Result<Block> {
 mod tests {
     use super::*;
 
-    const SHAPE: KvShape = KvShape { layers: 2, kv_heads: 1, head_dim: 4 };
+    const SHAPE: KvShape = KvShape { layers: 2, kv_heads: 1, head_dim: 4, kept: Kept::Host };
 
     fn filled(tokens: usize, value: f32) -> KvCache {
         let mut cache = KvCache::new(SHAPE);

@@ -11,6 +11,7 @@ pub mod attention;
 pub mod batch;
 pub mod comm;
 pub mod decoder;
+pub mod device;
 pub mod embedding;
 pub mod error;
 pub mod feed_forward;

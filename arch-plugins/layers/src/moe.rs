@@ -12,6 +12,7 @@ use candle_core::{DType, Tensor};
 
 use crate::activation::{sigmoid, silu_mul};
 use crate::comm::Communicator;
+use crate::device::on_host;
 use crate::error::{Error, Result};
 use crate::linear::{Bias, Linear, share};
 use crate::mistake::{Mistake, made};
@@ -74,6 +75,9 @@ impl SparseMoe {
 
     /// This rank's part of what the chosen experts say.
     fn visit(&self, x: &Tensor, routes: &[Vec<Route>]) -> Result<Tensor> {
+        if !on_host(x.device()) {
+            return self.visit_placed(x, routes);
+        }
         let (tokens, hidden) = x.dims2()?;
         let mut sum = vec![0f32; tokens * hidden];
         for (expert, visitors) in self.experts.iter().zip(by_expert(routes, self.experts.len())) {
@@ -90,6 +94,26 @@ impl SparseMoe {
             }
         }
         Ok(Tensor::from_vec(sum, (tokens, hidden), x.device())?.to_dtype(x.dtype())?)
+    }
+}
+
+impl SparseMoe {
+    /// The same off the host. Where tokens go is decided on the host, the one thing that comes back from a GPU within a
+    /// layer: a kernel that groups tokens by expert where they are belongs here.
+    fn visit_placed(&self, x: &Tensor, routes: &[Vec<Route>]) -> Result<Tensor> {
+        let mut sum = Tensor::zeros(x.dims2()?, DType::F32, x.device())?;
+        for (expert, visitors) in self.experts.iter().zip(by_expert(routes, self.experts.len())) {
+            if visitors.is_empty() {
+                continue;
+            }
+            let rows: Vec<u32> = visitors.iter().map(|visitor| visitor.token as u32).collect();
+            let weights: Vec<f32> = visitors.iter().map(|visitor| visitor.weight).collect();
+            let rows = Tensor::from_vec(rows, visitors.len(), x.device())?;
+            let weights = Tensor::from_vec(weights, (visitors.len(), 1), x.device())?;
+            let y = expert.forward_partial(&x.index_select(&rows, 0)?)?.to_dtype(DType::F32)?;
+            sum = sum.index_add(&rows, &y.broadcast_mul(&weights)?, 0)?;
+        }
+        Ok(sum.to_dtype(x.dtype())?)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Norms over the last axis.
 //!
-//! On the CPU in f32 each is one pass of an own kernel. In other dtypes rounding follows the reference: the
-//! plain norm rounds `n(x)` and multiplies in the activations' dtype, the others round once at the end.
+//! On the CPU in f32 each is one pass of an own kernel. In other dtypes there rounding follows the reference: the
+//! plain norm rounds `n(x)` and multiplies in the activations' dtype, the others round once at the end. Off the host
+//! each is candle-nn's, in f32 and rounded once.
 
 use candle_core::{DType, Tensor};
 
+use crate::device::on_host;
 use crate::error::Result;
 use crate::kernel::{Isa, Shared, pointwise, pool};
 use crate::mistake::{Mistake, made};
@@ -46,7 +48,10 @@ impl RmsNorm {
 
     /// Norms the last axis of `x`, which has `size` values.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if x.dtype() != DType::F32 || !x.device().is_cpu() {
+        if !on_host(x.device()) {
+            return self.placed(x);
+        }
+        if x.dtype() != DType::F32 {
             let rounding = match self.scale {
                 Scale::Plain => x.dtype(),
                 Scale::Offset => DType::F32,
@@ -61,7 +66,7 @@ impl RmsNorm {
 
     /// `x + y` and its norm: `(x + y, norm(x + y))`.
     pub fn add_forward(&self, x: &Tensor, y: &Tensor) -> Result<(Tensor, Tensor)> {
-        if x.dtype() != DType::F32 || !x.device().is_cpu() {
+        if x.dtype() != DType::F32 || !on_host(x.device()) {
             let sum = (x + y)?;
             let normed = self.forward(&sum)?;
             return Ok((sum, normed));
@@ -70,6 +75,18 @@ impl RmsNorm {
         let y = slice::contiguous(y)?;
         let normed = slice::lend(&y, |y| self.rows(&mut sum, Some(y)))??;
         Ok((slice::tensor(sum, x.dims(), DType::F32)?, slice::tensor(normed, x.dims(), DType::F32)?))
+    }
+
+    /// candle-nn's kernel on a GPU computes in f32 whatever the dtype, but wants the weight in that of the
+    /// activations: a weight of `1 + w` would lose most of its digits there.
+    fn placed(&self, x: &Tensor) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let eps = self.eps as f32;
+        if x.device().is_cuda() && self.scale == Scale::Plain {
+            return Ok(candle_nn::ops::rms_norm(&x, &self.factor.to_dtype(x.dtype())?, eps)?);
+        }
+        let normed = candle_nn::ops::rms_norm(&x.to_dtype(DType::F32)?, &self.factor, eps)?;
+        Ok(normed.to_dtype(x.dtype())?)
     }
 
     /// Norms rows in place, or adds to them in place and gives back the norms.
@@ -157,6 +174,11 @@ impl LayerNorm {
     /// Norms the last axis of `x` in f32 and rounds once.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.to_dtype(DType::F32)?;
+        if !on_host(x.device()) {
+            let normed =
+                candle_nn::ops::layer_norm(&wide.contiguous()?, &self.weight, &self.bias, self.eps as f32)?;
+            return Ok(normed.to_dtype(x.dtype())?);
+        }
         let last = wide.rank() - 1;
         let centred = wide.broadcast_sub(&wide.mean_keepdim(last)?)?;
         let variance = centred.sqr()?.mean_keepdim(last)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 
 use crate::comm::{Communicator, Solo};
+use crate::device::{Kept, on_host};
 use crate::error::Result;
 use crate::quant::Scheme;
 
@@ -30,7 +31,7 @@ impl Progress for Silent {
 pub struct Placement {
     /// Device of this rank.
     pub device: Device,
-    /// Dtype of activations: f32 on the CPU.
+    /// Dtype of activations: f32 on the CPU, bf16 by default on a GPU.
     pub dtype: DType,
     /// The other ranks.
     pub comm: Arc<dyn Communicator>,
@@ -50,6 +51,11 @@ impl Placement {
             quantize: None,
             progress: Arc::new(Silent),
         }
+    }
+
+    /// How sequences of a model loaded here keep their keys and values.
+    pub fn kept(&self) -> Kept {
+        if on_host(&self.device) { Kept::Host } else { Kept::Placed(self.dtype) }
     }
 }
 

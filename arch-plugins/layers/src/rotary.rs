@@ -2,12 +2,17 @@
 //!
 //! Angles are f32 whatever the model's dtype, and the rotation is computed in f32 and rounded once. Positions
 //! are absolute; a model with several position rows per token says which row each frequency takes.
+//!
+//! Off the host the rotation is candle-nn's. There text is rotated in the dtype of the activations, as the
+//! reference does, and a vision tower's patches in f32; cosines and sines are uploaded once per step.
 
 use std::f64::consts::PI;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 
+use crate::device::on_host;
 use crate::error::{Error, Result};
 use crate::kernel::{Shared, pool};
 use crate::slice;
@@ -282,17 +287,22 @@ pub struct Angles {
     sin: Vec<f32>,
     half: usize,
     pairs: Pairs,
+    /// Rotate in f32 off the host as well.
+    wide: bool,
+    /// Both where the activations are, in the dtype of the rotation.
+    placed: OnceLock<(Tensor, Tensor)>,
 }
 
 impl Angles {
     fn new(angles: &[f32], half: usize, magnitude: f32, pairs: Pairs) -> Self {
         let scaled = |f: fn(f32) -> f32| angles.iter().map(|&angle| f(angle) * magnitude).collect();
-        Self { cos: scaled(f32::cos), sin: scaled(f32::sin), half, pairs }
+        let (cos, sin) = (scaled(f32::cos), scaled(f32::sin));
+        Self { cos, sin, half, pairs, wide: false, placed: OnceLock::new() }
     }
 
     /// From angles `[tokens, rotary_dim / 2]` computed elsewhere (a vision tower), halves paired.
     pub fn from_angles(angles: &[f32], half: usize) -> Self {
-        Self::new(angles, half, 1.0, Pairs::Halves)
+        Self { wide: true, ..Self::new(angles, half, 1.0, Pairs::Halves) }
     }
 
     /// Number of tokens.
@@ -321,6 +331,9 @@ impl Angles {
         if tokens != self.tokens() || head_dim < 2 * self.half {
             return Err(Error::Internal(format!("rotation of {} tokens for {:?}", self.tokens(), x.dims())));
         }
+        if !on_host(x.device()) {
+            return self.apply_placed(x);
+        }
         let mut values = slice::to_vec(x)?;
         let row = heads * head_dim;
         let shared = Shared(values.as_mut_ptr());
@@ -336,6 +349,42 @@ impl Angles {
             }
         });
         slice::tensor(values, x.dims(), DType::F32)?.to_dtype(x.dtype()).map_err(Into::into)
+    }
+}
+
+impl Angles {
+    fn apply_placed(&self, x: &Tensor) -> Result<Tensor> {
+        let (tokens, heads, head_dim) = x.dims3()?;
+        let dtype = if self.wide { DType::F32 } else { x.dtype() };
+        let (cos, sin) = self.placed_on(x.device(), dtype)?;
+        let turned = x.narrow(2, 0, 2 * self.half)?.to_dtype(dtype)?.contiguous()?;
+        let turned = match self.pairs {
+            Pairs::Halves => candle_nn::rotary_emb::rope_thd(&turned.unsqueeze(0)?, cos, sin)?.squeeze(0)?,
+            Pairs::Adjacent => {
+                // Tokens as a batch of one position each, whose angles are their own.
+                let each = (tokens, 1, self.half);
+                let turned = turned.reshape((tokens, heads, 1, 2 * self.half))?;
+                candle_nn::rotary_emb::rope_i(&turned, &cos.reshape(each)?, &sin.reshape(each)?)?
+                    .squeeze(2)?
+            }
+        };
+        let turned = turned.to_dtype(x.dtype())?;
+        if head_dim == 2 * self.half {
+            return Ok(turned);
+        }
+        let rest = x.narrow(2, 2 * self.half, head_dim - 2 * self.half)?;
+        Ok(Tensor::cat(&[&turned, &rest.contiguous()?], 2)?)
+    }
+
+    fn placed_on(&self, device: &Device, dtype: DType) -> Result<&(Tensor, Tensor)> {
+        if let Some(placed) = self.placed.get() {
+            return Ok(placed);
+        }
+        let place = |values: &[f32]| -> Result<Tensor> {
+            Ok(Tensor::from_slice(values, (self.tokens(), self.half), device)?.to_dtype(dtype)?)
+        };
+        let placed = (place(&self.cos)?, place(&self.sin)?);
+        Ok(self.placed.get_or_init(|| placed))
     }
 }
 

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
-use candle_core::{DType, Device};
+use candle_core::{D, Device, Tensor};
 use plugin_sdk::arch::{Batch as HostBatch, BatchRow as HostRow};
-use plugin_sdk::{DeviceKind, Encoded, ImageView, Loaded, Model, Options, Phase, Source, Want, WeightFormat};
+use plugin_sdk::{Encoded, ImageView, Loaded, Model, Options, Phase, Source, Want, WeightFormat};
 
 use crate::batch::{Batch, BatchRow, Cancel, Decoder, EncodedImage, ImageSpan};
 use crate::comm::{self, Communicator};
+use crate::device::{self, on_host};
 use crate::error::{Error, Result};
 use crate::kernel::pool;
 use crate::placement::{Placement, Progress, Silent};
@@ -66,6 +67,7 @@ pub struct Facts {
 pub struct Served<D> {
     decoder: D,
     loaded: Loaded,
+    device: Device,
     comm: Arc<dyn Communicator>,
 }
 
@@ -131,7 +133,7 @@ pub fn load<D: Decoder>(
         pool::set_threads(options.threads);
     }
     let mut placement = placement(options)?;
-    let comm = placement.comm.clone();
+    let (comm, device) = (placement.comm.clone(), placement.device.clone());
     let total = headers(source)?.total_bytes() / options.world.max(1) as u64;
     let phase = if options.quantize.is_empty() { Phase::READ } else { Phase::QUANTIZE };
     let meter = Arc::new(Meter::new(phase, total));
@@ -150,28 +152,17 @@ pub fn load<D: Decoder>(
         fork_any_length: facts.fork_any_length,
         weight_bytes: meter.memory.load(Ordering::Relaxed),
     };
-    Ok(Served { decoder, loaded, comm })
+    Ok(Served { decoder, loaded, device, comm })
 }
 
 fn placement(options: &Options<'_>) -> Result<Placement> {
-    if options.device.kind != DeviceKind::CPU {
-        return Err(Error::Unsupported("this build computes on the CPU only".into()));
-    }
-    let dtype = match options.dtype {
-        "" | "auto" | "f32" => DType::F32,
-        "bf16" => DType::BF16,
-        "f16" => DType::F16,
-        other => {
-            return Err(Error::Unsupported(format!(
-                "dtype `{other}` is unknown; use auto, f32, f16 or bf16"
-            )));
-        }
-    };
+    let (dtype, quantize) = (device::dtype(options)?, Scheme::parse(options.quantize)?);
+    let device = device::open(&options.device)?;
     Ok(Placement {
-        device: Device::Cpu,
+        comm: comm::join(&device, options.communicator, options.rank, options.world)?,
+        device,
         dtype,
-        comm: comm::local(options.communicator, options.rank, options.world)?,
-        quantize: Scheme::parse(options.quantize)?,
+        quantize,
         progress: Arc::new(Silent),
     })
 }
@@ -259,7 +250,11 @@ impl<D: Decoder + 'static> Served<D> {
                 Want::ALL => offset..offset + len,
                 _ => 0..0,
             };
-            lent.push((wanted.len() * self.loaded.vocab_size, &mut *row.logits));
+            lent.push(Lent {
+                rows: wanted.len(),
+                logits: &mut *row.logits,
+                token: (row.want == Want::TOKEN).then_some(&mut row.token),
+            });
             logits_of.extend(wanted.map(|index| index as u32));
             let images = row.images.iter().map(|span| ImageSpan {
                 position: span.position,
@@ -274,19 +269,63 @@ impl<D: Decoder + 'static> Served<D> {
         let mut step = Batch { tokens: &tokens, rows: steps, logits_of, cancel };
         let logits = self.decoder.forward(&mut step, &Trace::off())?;
         if step.logits_of.is_empty() {
-            return Ok(());
+            // Whatever went wrong on the device is to be known now, not in somebody else's step.
+            self.device.synchronize()?;
+            return self.comm.check();
         }
-        slice::lend(&slice::contiguous(&logits)?, |mut values| {
-            for (count, to) in lent {
-                let (mine, rest) = values.split_at(count);
-                values = rest;
-                // Ranks other than 0 are lent nothing.
-                if to.len() == mine.len() {
-                    to.copy_from_slice(mine);
+        hand_out(&logits, lent)?;
+        self.comm.check()
+    }
+}
+
+/// Where a row's results go.
+struct Lent<'a> {
+    /// Rows of logits it wanted.
+    rows: usize,
+    logits: &'a mut [f32],
+    /// Set when it wants the likeliest token instead of its logits.
+    token: Option<&'a mut Option<u32>>,
+}
+
+/// Brings home what the rows want of `logits [rows, vocab]`: of those that want a token, only that.
+fn hand_out(logits: &Tensor, lent: Vec<Lent<'_>>) -> Result<()> {
+    let vocab = logits.dim(D::Minus1)?;
+    if lent.iter().any(|row| row.token.is_some()) {
+        return hand_out_tokens(logits, lent);
+    }
+    let logits = slice::contiguous(&logits.to_device(&Device::Cpu)?)?;
+    slice::lend(&logits, |mut values| {
+        for row in lent {
+            let (mine, rest) = values.split_at(row.rows * vocab);
+            values = rest;
+            // Ranks other than 0 are lent nothing.
+            if row.logits.len() == mine.len() {
+                row.logits.copy_from_slice(mine);
+            }
+        }
+    })
+}
+
+fn hand_out_tokens(logits: &Tensor, lent: Vec<Lent<'_>>) -> Result<()> {
+    let best = logits.argmax(D::Minus1)?;
+    let heights: Vec<f32> = logits.max(D::Minus1)?.to_vec1()?;
+    let best: Vec<u32> = best.to_vec1()?;
+    let mut first = 0;
+    for row in lent {
+        match row.token {
+            Some(token) if heights[first].is_finite() => *token = Some(best[first]),
+            Some(_) => return Err(Error::Internal("no logit is a number".into())),
+            None if row.logits.is_empty() => {}
+            None => {
+                let mine = logits.narrow(0, first, row.rows)?.flatten_all()?.to_vec1::<f32>()?;
+                if row.logits.len() == mine.len() {
+                    row.logits.copy_from_slice(&mine);
                 }
             }
-        })
+        }
+        first += row.rows;
     }
+    Ok(())
 }
 
 /// Tells the other ranks when this one leaves a call early, by error or by panic.
@@ -348,6 +387,14 @@ where
 
     fn bytes(&self, sequence: &D::State) -> u64 {
         sequence.bytes()
+    }
+
+    fn chooses_tokens(&self) -> bool {
+        !on_host(&self.device)
+    }
+
+    fn device_free_bytes(&self) -> u64 {
+        device::free_bytes(&self.device)
     }
 
     fn step(&mut self, batch: &mut HostBatch<'_, D::State, EncodedImage>) -> plugin_sdk::Result<()> {

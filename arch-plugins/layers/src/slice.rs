@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 /// `x` as contiguous f32 on the CPU; no copy when it already is.
 pub(crate) fn contiguous(x: &Tensor) -> Result<Tensor> {
     if !x.device().is_cpu() {
-        return Err(Error::Unsupported("this build computes on the CPU only".into()));
+        return Err(Error::Internal("a kernel of the CPU was given a tensor of another device".into()));
     }
     Ok(x.to_dtype(DType::F32)?.contiguous()?)
 }

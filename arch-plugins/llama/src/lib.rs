@@ -6,6 +6,8 @@ pub mod config;
 pub mod model;
 pub mod plan;
 
+pub use layers::device::probe;
+
 use layers::decoder::PreNormDecoder;
 use layers::serving::{self, Facts, Served};
 use layers::weights::Weights;

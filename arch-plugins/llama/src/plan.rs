@@ -1,6 +1,7 @@
 //! Memory by class on one rank, from the configuration and the files' headers.
 
 use layers::Result;
+use layers::device::Kept;
 use layers::kv::KvShape;
 use layers::planning::{self, weight_bytes};
 use layers::weights::Weights;
@@ -19,12 +20,13 @@ pub fn plan(checkpoint: &Checkpoint, w: &Weights, options: &Options<'_>) -> Resu
     let world = options.world.max(1);
     let inner = config.intermediate_size.max(config.heads * config.head_dim) / world;
     let kv_heads = config.kv_heads.div_ceil(world);
-    let kv = KvShape { layers: config.layers, kv_heads, head_dim: config.head_dim };
+    let kept = Kept::planned(options)?;
+    let kv = KvShape { layers: config.layers, kv_heads, head_dim: config.head_dim, kept };
     Ok(Plan {
         kv_bytes_per_token: kv.bytes_per_token(),
         max_context: config.max_position_embeddings as u32,
         vocab_size: config.vocab_size as u32,
         layers: config.layers as u32,
-        ..planning::decoder(weights, config.hidden_size, inner)
+        ..planning::decoder(weights, options, config.hidden_size, inner)?
     })
 }

@@ -86,5 +86,10 @@ fn experts(config: &Config, mixture: &Mixture) -> MoeConfig {
 
 fn kv_shape(config: &Config, w: &Weights) -> Result<KvShape> {
     let split = HeadSplit::of(config.heads, config.kv_heads, w.placement().comm.as_ref())?;
-    Ok(KvShape { layers: config.layers, kv_heads: split.kv_heads.len(), head_dim: config.head_dim })
+    Ok(KvShape {
+        layers: config.layers,
+        kv_heads: split.kv_heads.len(),
+        head_dim: config.head_dim,
+        kept: w.placement().kept(),
+    })
 }

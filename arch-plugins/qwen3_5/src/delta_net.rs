@@ -112,14 +112,13 @@ impl GatedDeltaNet {
     fn tap_state(&self, states: &[&mut DeltaState], trace: &Trace, scope: &str) -> Result<()> {
         let Some(state) = states.first() else { return Ok(()) };
         let DeltaDims { value_heads, key_dim, value_dim, conv_kernel, .. } = self.dims;
-        let cpu = &layers::Device::Cpu;
         trace.tap(
             || format!("{scope}/linear/recurrent_state"),
-            || Ok(Tensor::from_slice(&state.recurrent, (value_heads, key_dim, value_dim), cpu)?),
+            || Ok(state.recurrent()?.reshape((value_heads, key_dim, value_dim))?),
         )?;
         trace.tap(
             || format!("{scope}/linear/conv_state"),
-            || Ok(Tensor::from_slice(&state.conv, (conv_kernel - 1, self.dims.channels()), cpu)?.t()?),
+            || Ok(state.conv()?.reshape((conv_kernel - 1, self.dims.channels()))?.t()?),
         )
     }
 }

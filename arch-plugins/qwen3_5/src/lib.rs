@@ -14,6 +14,8 @@ pub mod positions;
 pub mod state;
 pub mod vision;
 
+pub use layers::device::probe;
+
 use layers::gated_delta_net::Form;
 use layers::serving::{self, Facts, Served};
 use layers::weights::Weights;

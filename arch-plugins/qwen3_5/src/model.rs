@@ -81,6 +81,9 @@ impl Decoder for Qwen3_5 {
         for row in &mut batch.rows {
             row.state.kv.commit(row.len);
         }
+        if batch.logits_of.is_empty() {
+            return Ok(x);
+        }
         let wanted = Tensor::new(batch.logits_of.as_slice(), x.device())?;
         self.lm_head.forward(&self.norm.forward(&x.index_select(&wanted, 0)?)?)
     }
@@ -143,7 +146,9 @@ impl Qwen3_5 {
                     continue;
                 }
                 let at = row.offset + first - row.position;
-                pieces.push(x.narrow(0, done, at - done)?);
+                if at > done {
+                    pieces.push(x.narrow(0, done, at - done)?);
+                }
                 pieces.push(
                     image.embeddings.narrow(0, first - image.position, last - first)?.to_dtype(x.dtype())?,
                 );
@@ -151,7 +156,9 @@ impl Qwen3_5 {
                 self.expect_placeholders(&batch.tokens[at..done])?;
             }
         }
-        pieces.push(x.narrow(0, done, batch.tokens.len() - done)?);
+        if batch.tokens.len() > done {
+            pieces.push(x.narrow(0, done, batch.tokens.len() - done)?);
+        }
         Ok(Tensor::cat(&pieces, 0)?)
     }
 
@@ -246,6 +253,7 @@ impl Qwen3_5 {
                 split.kv_heads.len(),
                 conventions.value_heads,
                 placement.comm.world(),
+                placement.kept(),
             ),
             embed_tokens,
             layers,

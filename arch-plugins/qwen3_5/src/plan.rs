@@ -1,6 +1,7 @@
 //! Memory by class on one rank, from the configuration and the files' headers.
 
 use layers::Result;
+use layers::device::Kept;
 use layers::planning::{self, weight_bytes};
 use layers::weights::Weights;
 use plugin_sdk::{Options, Plan};
@@ -31,7 +32,8 @@ pub fn plan(checkpoint: &Checkpoint, w: &Weights, options: &Options<'_>) -> Resu
     let inner =
         ffn.max(2 * text.attention.heads * text.attention.head_dim).max(2 * text.linear.channels()) / world;
     let kv_heads = text.attention.kv_heads.div_ceil(world);
-    let state = StateShape::of(text, kv_heads, checkpoint.conventions.value_heads, world);
+    let kept = Kept::planned(options)?;
+    let state = StateShape::of(text, kv_heads, checkpoint.conventions.value_heads, world, kept);
     let eyes = checkpoint.config.vision.as_ref().zip(checkpoint.processor.as_ref());
     Ok(Plan {
         kv_bytes_per_token: state.bytes_per_token(),
@@ -40,7 +42,7 @@ pub fn plan(checkpoint: &Checkpoint, w: &Weights, options: &Options<'_>) -> Resu
         max_context: text.max_position_embeddings as u32,
         vocab_size: text.vocab_size as u32,
         layers: text.layers.len() as u32,
-        ..planning::decoder(weights, text.hidden_size, inner)
+        ..planning::decoder(weights, options, text.hidden_size, inner)?
     })
 }
 

@@ -4,6 +4,7 @@
 //! The recurrent state is a sum over the whole past and cannot be taken back, so a sequence forks where it stands and
 //! nowhere else. An earlier prefix has to be saved while it is there.
 
+use layers::device::Kept;
 use layers::gated_delta_net::{DeltaDims, DeltaState, KeyHeads};
 use layers::kv::{KvCache, KvShape};
 use layers::sequences::SequenceState;
@@ -25,10 +26,10 @@ pub struct StateShape {
 
 impl StateShape {
     /// For one of `world` ranks, which holds so many KV heads.
-    pub fn of(config: &TextConfig, kv_heads: usize, value_heads: KeyHeads, world: usize) -> Self {
+    pub fn of(config: &TextConfig, kv_heads: usize, value_heads: KeyHeads, world: usize, kept: Kept) -> Self {
         let full_layers = config.layers.iter().filter(|&&kind| kind == LayerKind::Full).count();
         Self {
-            kv: KvShape { layers: full_layers, kv_heads, head_dim: config.attention.head_dim },
+            kv: KvShape { layers: full_layers, kv_heads, head_dim: config.attention.head_dim, kept },
             delta: config.linear.on_rank(value_heads, world),
             linear_layers: config.layers.len() - full_layers,
         }
@@ -91,11 +92,7 @@ impl SequenceState for State {
     }
 
     fn bytes(&self) -> u64 {
-        let delta: usize = self
-            .delta
-            .iter()
-            .map(|state| size_of_val(&state.conv[..]) + size_of_val(&state.recurrent[..]))
-            .sum();
+        let delta: usize = self.delta.iter().map(DeltaState::bytes).sum();
         self.kv.bytes() + delta as u64
     }
 }

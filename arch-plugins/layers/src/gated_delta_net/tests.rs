@@ -163,11 +163,12 @@ fn a_sequence_does_not_notice_its_neighbours() {
     };
     let (mixed, beta, decay) =
         (tensor(&case.mixed, dims.channels()), tensor(&case.beta, 4), tensor(&case.decay, 4));
-    let run = |rows: &[std::ops::Range<usize>]| -> (Vec<Vec<f32>>, Vec<DeltaState>) {
+    let run = |rows: &[std::ops::Range<usize>]| -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
         let mut states: Vec<DeltaState> = rows.iter().map(|_| DeltaState::new(&dims)).collect();
         let mut borrowed: Vec<&mut DeltaState> = states.iter_mut().collect();
         let out = delta_rule(&dims, &mixed, &beta, &decay, rows, &mut borrowed).expect("runs");
-        (out.flatten_from(1).expect("flat").to_vec2().expect("f32"), states)
+        let states = states.iter().map(|state| state.recurrent().expect("f32").to_vec1().expect("f32"));
+        (out.flatten_from(1).expect("flat").to_vec2().expect("f32"), states.collect())
     };
     let (together, states) = run(&[0..1, 1..70, 70..75]);
     for (i, span) in [0..1, 1..70, 70..75].into_iter().enumerate() {

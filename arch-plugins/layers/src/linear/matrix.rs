@@ -3,8 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use candle_core::Tensor;
+
+use super::placed::Placed;
+use crate::device::on_host;
 use crate::error::{Error, Result};
-use crate::placement::Progress;
+use crate::kernel::{Shared, pool};
+use crate::placement::{Placement, Progress};
 use crate::quant::pack::{BlockRows, Packed};
 use crate::quant::{Scheme, quantize_rows};
 use crate::weights::{RawTensor, Stored, widen};
@@ -15,6 +20,8 @@ pub(super) enum Storage {
     Dense { raw: RawTensor, start: usize, stride: usize },
     /// Quantized, in the kernels' order.
     Packed(Arc<Packed>),
+    /// Off the host.
+    Placed(Placed),
 }
 
 /// A matrix `[rows, columns]`; cheap to clone.
@@ -68,8 +75,95 @@ impl BlockRows for Quantizing<'_> {
     }
 }
 
+/// The blocks of a part of a stored matrix: those of the file, or made of dense rows on the way.
+pub(super) struct BlockSource<'a> {
+    raw: &'a RawTensor,
+    rows: &'a RowMap,
+    columns: Range<usize>,
+    /// Set when dense rows are quantized.
+    quantized: Option<Stored>,
+}
+
+impl<'a> BlockSource<'a> {
+    pub(super) fn new(
+        raw: &'a RawTensor,
+        rows: &'a RowMap,
+        columns: Range<usize>,
+        quantized: Option<Stored>,
+    ) -> Self {
+        Self { raw, rows, columns, quantized }
+    }
+
+    pub(super) fn stored(&self) -> Stored {
+        self.quantized.unwrap_or(self.raw.stored())
+    }
+
+    /// A part that begins or ends inside a block takes the whole block.
+    fn covered(&self) -> Range<usize> {
+        match self.quantized {
+            Some(_) => self.columns.clone(),
+            None => {
+                let block = self.raw.stored().block_len();
+                self.columns.start / block * block..self.columns.end.next_multiple_of(block)
+            }
+        }
+    }
+
+    /// Columns of a row in blocks.
+    pub(super) fn columns(&self) -> usize {
+        self.covered().len()
+    }
+
+    /// Columns of the first block that lie before the part.
+    pub(super) fn lead(&self) -> usize {
+        self.columns.start - self.covered().start
+    }
+
+    /// All rows, one after the other; made on all threads.
+    pub(super) fn all(&self, rows: usize) -> Result<Vec<u8>> {
+        let row_bytes = self.stored().bytes(self.columns());
+        let mut blocks = vec![0u8; rows * row_bytes];
+        let failure = std::sync::Mutex::new(None);
+        let to = Shared(blocks.as_mut_ptr());
+        pool::split(rows, 16, &|start, end| {
+            let mut part = Vec::with_capacity((end - start) * row_bytes);
+            match self.append(start, end - start, &mut part) {
+                // SAFETY: each task has rows of its own in a vector of `rows · row_bytes`.
+                Ok(()) => unsafe {
+                    let to =
+                        std::slice::from_raw_parts_mut(to.at(start * row_bytes), (end - start) * row_bytes);
+                    to.copy_from_slice(&part);
+                },
+                Err(error) => {
+                    *failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+                }
+            }
+        });
+        match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(blocks),
+        }
+    }
+}
+
+impl BlockRows for BlockSource<'_> {
+    fn append(&self, first: usize, count: usize, blocks: &mut Vec<u8>) -> Result<()> {
+        let (raw, rows) = (self.raw, self.rows);
+        match self.quantized {
+            Some(stored) => {
+                Quantizing { raw, rows, columns: self.columns.clone(), stored }.append(first, count, blocks)
+            }
+            None => {
+                let covered = self.covered();
+                let bytes = raw.stored().bytes(covered.start)..raw.stored().bytes(covered.end);
+                FileBlocks { raw, rows, bytes }.append(first, count, blocks)
+            }
+        }
+    }
+}
+
 /// Which stored rows make up a matrix, in order.
-struct RowMap(Vec<Range<usize>>);
+pub(super) struct RowMap(Vec<Range<usize>>);
 
 impl RowMap {
     fn new(ranges: &[Range<usize>]) -> Self {
@@ -83,11 +177,19 @@ impl RowMap {
         Self(joined)
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.iter().map(ExactSizeIterator::len).sum()
     }
 
-    fn source(&self, mut row: usize) -> usize {
+    /// The rows, when they lie side by side.
+    pub(super) fn single(&self) -> Option<&Range<usize>> {
+        match self.0.as_slice() {
+            [rows] => Some(rows),
+            _ => None,
+        }
+    }
+
+    pub(super) fn source(&self, mut row: usize) -> usize {
         for range in &self.0 {
             if row < range.len() {
                 return range.start + row;
@@ -107,14 +209,7 @@ impl Matrix {
         quantize: Option<Scheme>,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let map = RowMap::new(rows);
-        let outside = map.0.iter().any(|range| range.end > raw.rows()) || columns.end > raw.columns();
-        if outside || columns.is_empty() {
-            return Err(Error::Internal(format!(
-                "rows {rows:?} and columns {columns:?} of a matrix of shape {:?}",
-                raw.shape()
-            )));
-        }
+        let map = row_map(raw, rows, &columns)?;
         let matrix = if raw.stored().is_dense() {
             match quantize.and_then(|scheme| scheme.stored(columns.len())) {
                 Some(stored) => Self::quantized(raw, &map, columns.clone(), stored)?,
@@ -130,6 +225,43 @@ impl Matrix {
         let file_bytes = values / raw.stored().block_len() * raw.stored().block_bytes();
         progress.loaded(file_bytes as u64, matrix.bytes())?;
         Ok(matrix)
+    }
+
+    /// The same part where a placement says, in its dtype.
+    pub fn place(
+        raw: &RawTensor,
+        rows: &[Range<usize>],
+        columns: Range<usize>,
+        quantize: Option<Scheme>,
+        placement: &Placement,
+    ) -> Result<Self> {
+        if on_host(&placement.device) {
+            return Self::load(raw, rows, columns, quantize, &*placement.progress);
+        }
+        let map = row_map(raw, rows, &columns)?;
+        let (rows, width) = (map.len(), columns.len());
+        let (placed, lead) = Placed::load(raw, &map, columns, quantize, placement)?;
+        raw.set_aside();
+        let matrix = Self { storage: Storage::Placed(placed), rows, columns: width, lead };
+        let file_bytes = rows * width / raw.stored().block_len() * raw.stored().block_bytes();
+        placement.progress.loaded(file_bytes as u64, matrix.bytes())?;
+        Ok(matrix)
+    }
+
+    /// `x Wᵀ` off the host.
+    pub(super) fn multiply_placed(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.storage {
+            Storage::Placed(placed) => placed.multiply(x, self.lead),
+            _ => Err(misplaced()),
+        }
+    }
+
+    /// Rows by `ids [n]`, off the host: `[n, columns]`.
+    pub(crate) fn rows_placed(&self, ids: &Tensor) -> Result<Tensor> {
+        match &self.storage {
+            Storage::Placed(placed) => placed.rows(ids),
+            _ => Err(misplaced()),
+        }
     }
 
     fn quantized(raw: &RawTensor, map: &RowMap, columns: Range<usize>, stored: Stored) -> Result<Self> {
@@ -189,6 +321,7 @@ impl Matrix {
         match &self.storage {
             Storage::Dense { raw, .. } => (raw.stored().bytes(self.columns) * self.rows) as u64,
             Storage::Packed(packed) => packed.bytes(),
+            Storage::Placed(placed) => placed.bytes(),
         }
     }
 
@@ -197,10 +330,11 @@ impl Matrix {
         match &self.storage {
             Storage::Dense { raw, .. } => raw.stored(),
             Storage::Packed(packed) => packed.stored(),
+            Storage::Placed(placed) => placed.stored(),
         }
     }
 
-    /// Values of one row.
+    /// Values of one row, on the host.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.columns, "row {row} of {}", self.rows);
         match &self.storage {
@@ -222,6 +356,7 @@ impl Matrix {
                 packed.row(row, &mut all);
                 out.copy_from_slice(&all[self.lead..self.lead + self.columns]);
             }
+            Storage::Placed(_) => unreachable!("rows off the host are looked up there"),
         }
     }
 
@@ -230,6 +365,23 @@ impl Matrix {
     pub fn multiply(&self, x: &[f32], rows: usize, isa: crate::kernel::Isa) -> Vec<f32> {
         super::product::multiply_group(&[self], x, rows, isa).remove(0)
     }
+}
+
+/// Checks that a part lies within its tensor.
+fn row_map(raw: &RawTensor, rows: &[Range<usize>], columns: &Range<usize>) -> Result<RowMap> {
+    let map = RowMap::new(rows);
+    let outside = map.0.iter().any(|range| range.end > raw.rows()) || columns.end > raw.columns();
+    if outside || columns.is_empty() {
+        return Err(Error::Internal(format!(
+            "rows {rows:?} and columns {columns:?} of a matrix of shape {:?}",
+            raw.shape()
+        )));
+    }
+    Ok(map)
+}
+
+fn misplaced() -> Error {
+    Error::Internal("a matrix on the host was given activations of another device".into())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod heads;
 mod matrix;
+mod placed;
 mod product;
 
 use std::ops::Range;
@@ -16,6 +17,7 @@ pub use heads::{HeadSplit, QkvLinear};
 pub use matrix::Matrix;
 
 use crate::comm::Communicator;
+use crate::device::on_host;
 use crate::error::{Error, Result};
 use crate::kernel::Isa;
 use crate::slice;
@@ -120,7 +122,7 @@ impl Linear {
         w: &Weights,
     ) -> Result<Self> {
         let placement = w.placement();
-        let matrix = Matrix::load(raw, rows, columns, placement.quantize, &*placement.progress)
+        let matrix = Matrix::place(raw, rows, columns, placement.quantize, placement)
             .map_err(|error| error.within(w.name("")))?;
         Ok(Self::from_matrix(matrix))
     }
@@ -141,7 +143,7 @@ impl Linear {
         let placement = w.placement();
         let raw = w.raw_of("weight", &shape)?;
         let quantize = placement.quantize.filter(|_| quantizable);
-        let matrix = Matrix::load(&raw, rows, columns, quantize, &*placement.progress)
+        let matrix = Matrix::place(&raw, rows, columns, quantize, placement)
             .map_err(|error| error.within(w.name("weight")))?;
         let wanted = match bias {
             Bias::None => false,
@@ -197,7 +199,9 @@ impl Linear {
 
 /// The rows of the bias that belong to the matrix's rows.
 fn load_bias(w: &Weights, outputs: usize, rows: &[Range<usize>]) -> Result<Tensor> {
-    let all = w.tensor("bias", &[outputs], DType::F32)?;
+    let placement = w.placement();
+    let dtype = if on_host(&placement.device) { DType::F32 } else { placement.dtype };
+    let all = w.tensor("bias", &[outputs], dtype)?;
     let parts =
         rows.iter().map(|range| all.narrow(0, range.start, range.len())).collect::<Result<Vec<_>, _>>()?;
     Ok(Tensor::cat(&parts, 0)?)
@@ -207,6 +211,9 @@ fn products(group: &[&Linear], x: &Tensor) -> Result<Vec<Tensor>> {
     let (rows, columns) = slice::rows_columns(x)?;
     if let Some(linear) = group.iter().find(|linear| linear.inputs() != columns) {
         return Err(Error::Internal(format!("{linear:?} was given {columns} inputs")));
+    }
+    if !on_host(x.device()) {
+        return group.iter().map(|linear| linear.matrix.multiply_placed(x)).collect();
     }
     let dense = slice::contiguous(x)?;
     let matrices: Vec<&Matrix> = group.iter().map(|linear| &linear.matrix).collect();

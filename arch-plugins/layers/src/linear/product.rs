@@ -84,6 +84,7 @@ impl<'a> Job<'a> {
                 let found = quantized.iter().find(|q| (q.block, q.lead, q.columns) == key);
                 (found.map(|q| &q.values), packed.panel_bytes())
             }
+            Storage::Placed(_) => unreachable!("matrices off the host are multiplied there"),
         };
         Self { matrix, x, activations, rows, out, unit_bytes }
     }
@@ -131,6 +132,7 @@ impl<'a> Job<'a> {
                     }
                 }
             }
+            Storage::Placed(_) => unreachable!("matrices off the host are multiplied there"),
         }
     }
 }

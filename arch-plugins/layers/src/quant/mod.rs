@@ -75,7 +75,15 @@ impl Scheme {
 
 /// Quantizes whole rows of `columns` values into blocks.
 pub fn quantize_rows(values: Vec<f32>, columns: usize, stored: Stored) -> Result<Vec<u8>> {
-    let dtype = match stored {
+    let dtype = ggml_dtype(stored)?;
+    let rows = values.len() / columns;
+    let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
+    Ok(QTensor::quantize(&tensor, dtype)?.data()?.into_owned())
+}
+
+/// Candle's name of a quantized format.
+pub(crate) fn ggml_dtype(stored: Stored) -> Result<GgmlDType> {
+    Ok(match stored {
         Stored::Q4_0 => GgmlDType::Q4_0,
         Stored::Q4_1 => GgmlDType::Q4_1,
         Stored::Q5_0 => GgmlDType::Q5_0,
@@ -87,8 +95,5 @@ pub fn quantize_rows(values: Vec<f32>, columns: usize, stored: Stored) -> Result
         Stored::F32 | Stored::F16 | Stored::BF16 => {
             return Err(Error::Internal(format!("{stored:?} is not a quantized format")));
         }
-    };
-    let rows = values.len() / columns;
-    let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
-    Ok(QTensor::quantize(&tensor, dtype)?.data()?.into_owned())
+    })
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use candle_core::DType;
 use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
 
@@ -65,6 +66,25 @@ impl Stored {
     /// Is every number stored on its own?
     pub const fn is_dense(self) -> bool {
         self.block_len() == 1
+    }
+
+    /// Candle's name of a dense format.
+    pub(crate) fn dtype(self) -> Result<DType> {
+        match self {
+            Self::F32 => Ok(DType::F32),
+            Self::F16 => Ok(DType::F16),
+            Self::BF16 => Ok(DType::BF16),
+            other => Err(Error::Internal(format!("{other:?} is not a dense format"))),
+        }
+    }
+
+    /// The dense format of an activation's dtype.
+    pub(crate) fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::F16 => Self::F16,
+            DType::BF16 => Self::BF16,
+            _ => Self::F32,
+        }
     }
 
     /// Bytes of `values` numbers; a multiple of the block length.

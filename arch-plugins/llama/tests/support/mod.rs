@@ -21,7 +21,7 @@ pub fn of(config: &str, weights: &Weights) -> layers::Result<PreNormDecoder> {
 }
 
 pub fn load(fixture: &Fixture, dtype: DType) -> PreNormDecoder {
-    placed(fixture, Placement { dtype, ..Placement::cpu() }).expect("the model loads")
+    placed(fixture, golden::placement(dtype)).expect("the model loads")
 }
 
 /// Runs a check on every checkpoint of the family.

@@ -22,7 +22,7 @@ pub struct Subject {
 
 impl Subject {
     pub fn load(fixture: &Fixture, dtype: DType) -> Self {
-        Self::placed(fixture, Placement { dtype, ..Placement::cpu() }).expect("the model loads")
+        Self::placed(fixture, golden::placement(dtype)).expect("the model loads")
     }
 
     pub fn placed(fixture: &Fixture, placement: Placement) -> layers::Result<Self> {
