@@ -3,6 +3,12 @@
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=NEURON_BUILD");
+    // Set by a build that links with stand-ins for the CUDA libraries.
+    println!("cargo::rerun-if-env-changed=NEURON_LINK_SHIMS");
+    println!("cargo::rustc-check-cfg=cfg(link_shims)");
+    if std::env::var_os("NEURON_LINK_SHIMS").is_some() {
+        println!("cargo::rustc-cfg=link_shims");
+    }
     #[cfg(feature = "cuda")]
     kernels();
 }

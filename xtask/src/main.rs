@@ -7,6 +7,7 @@ mod book;
 mod cuda;
 mod demo;
 mod generation;
+mod gpu_check;
 mod inspect;
 mod machine;
 mod model;
@@ -38,6 +39,8 @@ enum Tool {
     Cuda(cuda::Options),
     /// Build everything, obtain a small real model, start neuron and cortex, ask a question, keep serving.
     Demo(demo::Options),
+    /// Check plugins on this machine's GPU, or make a bundle that does it on another's.
+    GpuCheck(gpu_check::Options),
     /// Build the architecture plugins into `target/plugins/BUILD/`.
     Plugins(plugins::Options),
     /// Let many clients come and go against a running daemon; fail if anything is left behind.
@@ -71,6 +74,7 @@ fn run(tool: Tool) -> Result<()> {
         Tool::Book(options) => book::run(&options),
         Tool::Cuda(options) => cuda::run(&options),
         Tool::Demo(options) => demo::run(&options),
+        Tool::GpuCheck(options) => gpu_check::run(&options),
         Tool::Plugins(options) => plugins::run(&options).map(drop),
         Tool::Soak(options) => soak::run(&options),
         Tool::Test(options) => test::run(&options),

@@ -34,6 +34,7 @@ pub fn run() -> Result<()> {
         .env("CUDA_HOME", &folder)
         .env("CUDA_PATH", &folder);
     clippy.env("CUDA_COMPUTE_CAP", COMPUTE_CAP).env("CUDARC_CUDA_VERSION", toolchain::CUDA_VERSION);
+    clippy.env(toolchain::LINK_SHIMS, "1");
     process::run(&mut clippy).context("the CUDA code does not pass its check")?;
     println!("CUDA code checked: types and lints, no kernel compiled");
     Ok(())

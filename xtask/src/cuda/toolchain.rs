@@ -23,6 +23,9 @@ const REQUIREMENTS: &str = include_str!("requirements.txt");
 /// The toolkit's version as the bindings want it.
 pub const CUDA_VERSION: &str = "13000";
 
+/// Tells the layers that what they link with can say which libraries were found.
+pub const LINK_SHIMS: &str = "NEURON_LINK_SHIMS";
+
 /// Where wheels put the toolkit.
 const WHEELS: &str = "wheels/nvidia/cu13";
 
@@ -94,6 +97,7 @@ impl Toolchain {
             ("NVCC", self.root.join("bin/nvcc").into()),
             ("CUDA_COMPUTE_CAP", generation.compute_cap.into()),
             ("CUDARC_CUDA_VERSION", CUDA_VERSION.into()),
+            (LINK_SHIMS, "1".into()),
         ];
         environment.extend(nvcc::environment(generation));
         if generation.fat {

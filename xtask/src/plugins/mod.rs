@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-pub use manifest::Manifest;
+use manifest::Manifest;
+pub use manifest::describer;
 
 use crate::cuda::Toolchain;
 use crate::generation::Build;

@@ -13,7 +13,7 @@ use cudarc::driver::{DriverError, result};
 use plugin_sdk::DeviceInfo;
 use plugin_sdk::device::{generation_runs_on, ptx};
 
-use super::failure;
+use super::{failure, libraries};
 use crate::error::{Error, Result};
 
 /// Oldest driver that loads kernels written by the tool chain of CUDA 13.0, as the driver numbers its versions.
@@ -57,6 +57,9 @@ pub(crate) struct Found {
 /// Finds the device the host means and asks whether this build runs on it.
 pub(crate) fn find(wanted: &DeviceInfo) -> Result<Found> {
     driver()?;
+    if let Some(sentence) = libraries::runtime() {
+        return Err(Error::Unsupported(sentence));
+    }
     let found = choose(&devices()?, wanted)?;
     runs_on(BUILD, found.capability)?;
     Ok(found)
@@ -79,6 +82,7 @@ pub(crate) fn open(wanted: &DeviceInfo) -> Result<Device> {
             "the GPU cannot be used: {error}; libcublas.so.13, libcublasLt.so.13 and libcurand.so.10 must be found"
         )),
     })?;
+    tracing::info!(libraries = libraries::in_use().join("; "), "CUDA is in use");
     if let Device::Cuda(cuda) = &device {
         // SAFETY: all work of a rank is put on the one stream of its thread, in order; nothing is used on another.
         unsafe { cuda.disable_event_tracking() };
@@ -104,7 +108,9 @@ pub(crate) fn free_bytes(device: &CudaDevice) -> u64 {
 
 /// Starts the driver and asks how old it is.
 fn driver() -> Result<()> {
-    result::init().map_err(|DriverError(code)| Error::Unsupported(no_driver(code)))?;
+    result::init().map_err(|DriverError(code)| {
+        Error::Unsupported(libraries::driver().unwrap_or_else(|| no_driver(code)))
+    })?;
     let mut version = 0;
     // SAFETY: the driver writes one number.
     let code = unsafe { sys::cuDriverGetVersion(&raw mut version) };

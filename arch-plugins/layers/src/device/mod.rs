@@ -15,6 +15,8 @@
 pub(crate) mod cuda;
 #[cfg(feature = "cuda")]
 pub(crate) mod failure;
+#[cfg(feature = "cuda")]
+mod libraries;
 
 use candle_core::{DType, Device};
 use plugin_sdk::{DeviceInfo, DeviceKind, Options};
