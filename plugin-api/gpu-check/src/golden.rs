@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use plugin_loader::{ImageId, ImageSpan, LoadOptions, Model};
+use plugin_loader::{ImageId, ImageSpan, LoadOptions, Model, Source};
 use serde_json::Value;
 
 use crate::device::Found;
@@ -23,6 +23,9 @@ const WAYS: &[Way] = &[
     Way { name: "q8_0", dtype: "auto", quantize: "q8_0", steps: 8.0 },
     Way { name: "q4k", dtype: "auto", quantize: "q4k", steps: 24.0 },
 ];
+
+/// The architecture without weights, and the folder of its configuration.
+const ECHO: &str = "echo";
 
 /// A way to compute.
 struct Way {
@@ -58,7 +61,36 @@ pub fn run(folder: &Path, plugins: &Plugins, device: &Found, only: &str, report:
             report.check(&subject, comparisons.conclude(outcome));
         }
     }
+    if ECHO.contains(only) {
+        check_echo(folder, plugins, device, report);
+    }
     Ok(())
+}
+
+/// The architecture without weights has no reference; a prompt in pieces must say what the whole one says.
+fn check_echo(folder: &Path, plugins: &Plugins, device: &Found, report: &mut Report) {
+    let config = std::fs::read_to_string(folder.join(ECHO).join("config.json"));
+    let (Ok(config), Some((plugin, architecture))) = (config, plugins.serving(ECHO)) else {
+        report.skipped(ECHO, "it has no configuration here, or no plugin serves it");
+        return;
+    };
+    let source = Source { config, ..Source::default() };
+    let options = LoadOptions { device: device.info, ..LoadOptions::default() };
+    let roads = || -> Result<Comparisons> {
+        let mut model = plugin.load(architecture, &source, &options, &mut |_, _, _| true)?;
+        let mut whole = Session::new(&mut model)?;
+        let expected = whole.last(&[72, 101, 108, 108, 111], &[])?;
+        whole.end();
+        let mut pieces = Session::new(&mut model)?;
+        pieces.last(&[72, 101], &[])?;
+        let got = pieces.last(&[108, 108, 111], &[])?;
+        pieces.end();
+        let mut comparisons = Comparisons::default();
+        comparisons.largest("in pieces", &got, &expected, f64::from(f32::EPSILON));
+        Ok(comparisons)
+    };
+    let outcome = roads().map_err(|error| format!("{error:#}"));
+    report.check(ECHO, outcome.and_then(|comparisons| comparisons.conclude(Ok(()))));
 }
 
 fn check(fixture: &Fixture, way: &Way, model: &mut Model, comparisons: &mut Comparisons) -> Result<()> {
@@ -177,15 +209,16 @@ fn check_quantized(
 ) -> Result<()> {
     let ids = fixture.ids("/text/ids")?;
     let sensitivity = fixture.number("/measured/bf16 vs f32 logits/rms")?;
+    let (mut got, mut expected) = (Vec::new(), Vec::new());
     for length in fixture.ids("/text/prefill_lengths")? {
-        let key = format!("f32/prefill/{length}/last");
-        let Ok(expected) = fixture.tensor(&key) else { continue };
+        let Ok(recorded) = fixture.tensor(&format!("f32/prefill/{length}/last")) else { continue };
         let mut session = Session::new(model)?;
-        let got = session.last(part(&ids, 0, length as usize)?, &[])?;
+        got.extend(session.last(part(&ids, 0, length as usize)?, &[])?);
         session.end();
-        let spread = distance(&expected.values, &vec![0.0; expected.values.len()]).1;
-        comparisons.mean(&key, &got, &expected.values, (way.steps * sensitivity).min(spread));
+        expected.extend(recorded.values);
     }
+    let spread = distance(&expected, &vec![0.0; expected.len()]).1;
+    comparisons.mean("last rows", &got, &expected, (way.steps * sensitivity).min(spread));
     Ok(())
 }
 

@@ -115,7 +115,7 @@ impl Toolchain {
 /// A digest of everything the tool chain is made from.
 fn stamp(bindings: &Path) -> String {
     let mut hasher = Sha256::new();
-    for part in [REQUIREMENTS, shims::SOURCE, include_str!("shims.rs"), include_str!("toolchain.rs"), FRONT] {
+    for part in [REQUIREMENTS, shims::SOURCE, include_str!("shims.rs"), FRONT] {
         hasher.update(part);
     }
     hasher.update(bindings.file_name().unwrap_or_default().as_encoded_bytes());
