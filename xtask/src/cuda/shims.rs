@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     const BINDINGS: &str = r#"
-pub unsafe fn cuInit(Flags: c_uint) -> CUresult {
+pub fn cuInit(Flags: c_uint) -> CUresult {
     #[cfg(feature = "dynamic-loading")]
     {
         type _F = unsafe extern "C" fn(c_uint) -> CUresult;
@@ -301,7 +301,7 @@ pub unsafe fn cuInit(Flags: c_uint) -> CUresult {
         type _F = unsafe extern "C" fn(ncclResult_t) -> *const ::core::ffi::c_char;
         let _f = _S.get_or_init(|| unsafe { load::<_F>("ncclGetErrorString") });
             fn cudnnGetVersion() -> usize;
-pub unsafe fn is_culib_present() -> bool {
+pub fn is_culib_present() -> bool {
 "#;
 
     fn found() -> Vec<(String, char)> {
