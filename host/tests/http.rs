@@ -204,6 +204,86 @@ async fn every_parameter_reaches_the_sampler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn completions_obey_every_parameter_too() {
+    let served = Served::new(json!({"sharpness": 2.5})).await;
+    let ask = async |prompt: Value, more: Value| {
+        let mut body = json!({"model": "m", "prompt": prompt, "temperature": 0, "max_tokens": 9});
+        merge(&mut body, more);
+        served.ask("/v1/completions", body).await["choices"].clone()
+    };
+    let text = |choices: &Value| choices[0]["text"].as_str().unwrap().to_owned();
+    // Tokens as they are: echo says them over again for ever.
+    let (abc, zzz) = (json!([97, 98, 99]), json!([122, 122, 122]));
+    assert_eq!(text(&ask(abc.clone(), json!({})).await), "abcabcabc", "temperature 0 is greedy");
+    let hot = async |more: Value| {
+        let mut body = json!({"temperature": 2.0, "seed": 1});
+        merge(&mut body, more);
+        text(&ask(abc.clone(), body).await)
+    };
+    let wild = hot(json!({})).await;
+    assert_ne!(wild, "abcabcabc", "temperature");
+    assert_eq!(hot(json!({})).await, wild, "equal seeds");
+    assert_ne!(hot(json!({"seed": 2})).await, wild, "other seeds");
+    for (name, value) in [("top_k", json!(1)), ("top_p", json!(0.0001)), ("min_p", json!(1.0))] {
+        let mut more = json!({});
+        more[name] = value;
+        assert_eq!(hot(more).await, "abcabcabc", "{name}");
+    }
+    for (more, expected, reason) in [
+        (json!({"max_tokens": 2}), "ab", "length"),
+        (json!({"stop": "ca"}), "ab", "stop"),
+        (json!({"stop": ["xyz", "ab"]}), "", "stop"),
+    ] {
+        let choices = ask(abc.clone(), more.clone()).await;
+        assert_eq!(
+            (text(&choices).as_str(), &choices[0]["finish_reason"]),
+            (expected, &json!(reason)),
+            "{more}"
+        );
+    }
+    let banned = text(&ask(abc.clone(), json!({"logit_bias": {"97": -100}})).await);
+    assert!(!banned.contains('a'), "logit_bias: {banned}");
+    let favoured = text(&ask(abc.clone(), json!({"logit_bias": {"113": 100}})).await);
+    assert_eq!(favoured, "qqqqqqqqq", "logit_bias");
+    for (name, value) in [("presence_penalty", 2.0), ("frequency_penalty", 2.0), ("repetition_penalty", 50.0)]
+    {
+        let mut more = json!({});
+        more[name] = json!(value);
+        assert_ne!(text(&ask(zzz.clone(), more).await), "zzzzzzzzz", "{name}");
+    }
+    assert_eq!(ask(abc.clone(), json!({"n": 3})).await.as_array().unwrap().len(), 3, "n");
+    let told = ask(abc.clone(), json!({"logprobs": 3})).await;
+    assert_eq!(told[0]["logprobs"]["top_logprobs"][0].as_object().unwrap().len(), 3, "logprobs");
+    assert!(ask(abc, json!({})).await[0]["logprobs"].is_null());
+    // A user's turn, and the marker of the answer: it ends by itself, unless it may not.
+    let turn = json!([256, 259, 97, 257, 260]);
+    assert_eq!(text(&ask(turn.clone(), json!({})).await), "a");
+    let on = ask(turn, json!({"ignore_eos": true})).await;
+    assert_eq!((text(&on).starts_with('a'), &on[0]["finish_reason"]), (true, &json!("length")), "ignore_eos");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_probabilities_are_as_many_as_were_asked_for() {
+    let served = Served::new(json!({"sharpness": 2.5})).await;
+    let told = async |more: Value| {
+        let answer = served.chat("ab", more).await;
+        answer["choices"][0]["logprobs"]["content"].clone()
+    };
+    assert!(told(json!({})).await.is_null(), "nobody asked");
+    for count in [0, 1, 4] {
+        let content = told(json!({"logprobs": true, "top_logprobs": count})).await;
+        let tops = content[0]["top_logprobs"].as_array().map_or(0, Vec::len);
+        assert_eq!((content.as_array().unwrap().len(), tops), (2, count), "{content}");
+    }
+    let alone = served.chat("ab", json!({"n": 1})).await;
+    assert_eq!(alone["choices"].as_array().unwrap().len(), 1);
+    // A bias lifts what it names, as it bans what it names.
+    let q = u64::from(b'q').to_string();
+    let lifted = served.content("ab", json!({"logit_bias": {q.as_str(): 100}, "max_tokens": 3})).await;
+    assert_eq!(lifted, "qqq");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_end_where_they_should() {
     let served = Served::new(json!({})).await;
     for (name, more) in

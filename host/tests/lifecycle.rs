@@ -146,10 +146,16 @@ async fn what_a_worker_cannot_survive_is_cured_by_another() {
         ("device_lost", &[FailureCode::DeviceLost]),
         ("hang", &[FailureCode::DeviceLost]),
         ("internal", &[FailureCode::Internal]),
+        // As in a collective: every rank waits for the others.
+        ("hang on 2", &[FailureCode::DeviceLost]),
+        ("device_lost on 2", &[FailureCode::DeviceLost]),
     ] {
         let deadline = std::time::Duration::from_millis(1500);
         let node = Node::new(neuron::lifecycle::ModelsOptions { step_deadline: deadline, ..options() });
-        node.ready("m", json!({"fault": {"kind": kind, "text": "boom"}})).await;
+        let fault = kind.trim_end_matches(" on 2");
+        let mut request = node.model("m", json!({"fault": {"kind": fault, "text": "boom"}}));
+        request.devices = vec!["cpu".into(); if fault == kind { 1 } else { 2 }];
+        within(node.models.load(request).unwrap().wait()).await.unwrap();
         let first = node.worker("m").await;
         let failed = node.ask("m", "boom").await.failed().0;
         assert!(expected.contains(&failed), "{kind}: {failed:?}");
@@ -188,6 +194,60 @@ async fn a_silent_worker_is_replaced() {
     .await;
     assert_eq!(node.ask("m", "back").await.text, "back");
     assert_ne!(node.worker("m").await, first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_makes_no_progress_is_given_up() {
+    let patience = std::time::Duration::from_millis(1500);
+    let node = Node::new(neuron::lifecycle::ModelsOptions { load_patience: patience, ..options() });
+    // Slow is not stuck: this one takes longer in all, and says all the time how far it is.
+    node.ready("slow", json!({"load_delay_ms": 4000, "weight_bytes": 1000})).await;
+    let stuck = node.models.desire(node.model("stuck", json!({"load_hangs": true}))).unwrap();
+    let error = within(stuck.wait()).await.unwrap_err().to_string();
+    assert!(error.contains("no progress for 1.5 s (engine.load_patience_s)"), "{error}");
+    node.model("stuck", json!({}));
+    node.until("another worker serves", |models| models.status("stuck").unwrap().state == ModelState::Ready)
+        .await;
+    assert_eq!(node.ask("stuck", "free again").await.text, "free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_has_options_and_a_prefix_cache_of_its_own() {
+    let everywhere = r#"{"script": "everywhere"}"#.to_owned();
+    let node = Node::new(neuron::lifecycle::ModelsOptions { architecture_options: everywhere, ..options() });
+    node.ready("usual", json!({})).await;
+    assert_eq!(node.ask("usual", "hello").await.text, "everywhere");
+    let own = json!({"script": "my own", "bytes_per_token": 4096}).as_object().cloned();
+    let request = LoadRequest {
+        options: own.clone(),
+        prefix_cache_bytes: Some(1 << 20),
+        context_tokens: Some(600),
+        ..node.model("own", json!({}))
+    };
+    within(node.models.load(request.clone()).unwrap().wait()).await.unwrap();
+    assert_eq!(node.ask("own", "hello").await.text, "my own");
+    let join = |more: LoadRequest| node.models.load(LoadRequest { name: Some("own".into()), ..more });
+    assert!(!join(LoadRequest { options: own, ..request.clone() }).unwrap().started);
+    let other = LoadRequest { prefix_cache_bytes: Some(2 << 20), ..request.clone() };
+    assert!(matches!(join(other), Err(LifecycleError::Conflict { setting: "prefix cache", .. })));
+    let other = LoadRequest { options: json!({"script": "x"}).as_object().cloned(), ..request.clone() };
+    assert!(matches!(join(other), Err(LifecycleError::Conflict { setting: "set of options", .. })));
+
+    // Without a cache nothing is found again; with one of its own size, as much as fits.
+    let off = LoadRequest { prefix_cache_bytes: Some(0), ..node.model("off", json!({})) };
+    within(node.models.load(off).unwrap().wait()).await.unwrap();
+    let question = "a question that is long enough to be worth keeping ".repeat(3);
+    for (name, expected) in [("off", false), ("own", true)] {
+        node.ask(name, &question).await;
+        let again = node.ask(name, &question).await;
+        assert_eq!(again.cached_tokens > 0, expected, "{name}: {}", again.cached_tokens);
+    }
+    for turn in 0..40 {
+        node.ask("own", &format!("{turn} {question}")).await;
+    }
+    let held = |kind| node.models.metrics().state_bytes.with_label_values(&["own", kind]).get();
+    node.until("a heartbeat has told", |_| held("prefix_cache") > 0).await;
+    assert!(held("prefix_cache") <= 1 << 20, "{}", held("prefix_cache"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

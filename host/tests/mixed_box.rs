@@ -343,6 +343,41 @@ async fn what_cannot_be_had_is_refused_and_never_replaced_by_the_processor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_lost_gets_another_worker() {
+    let machine = MixedBox::with(&BUILDS);
+    let served = Served::start(&machine);
+    let model = root().join("fixtures/models/echo");
+    let options = json!({"fault": {"kind": "device_lost", "text": "boom"}});
+    let body = json!({"model": model, "name": "m", "devices": ["cuda-2"], "options": options, "wait": true});
+    assert_eq!(served.post("/models/load", body).await.0, 200);
+    let worker = || {
+        let tasks =
+            |pid: &str| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let own = served.child.id().to_string();
+        let children =
+            tasks(&own).filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        let children: Vec<String> = children
+            .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        children.into_iter().find(|pid| {
+            tasks(pid).any(|task| {
+                std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "cuda-dev-2\n")
+            })
+        })
+    };
+    let first = worker().expect("a worker with a thread for the card");
+    let messages = json!([{"role": "user", "content": "boom"}]);
+    let (status, answer) =
+        served.post("/v1/chat/completions", json!({"model": "m", "messages": messages})).await;
+    assert_eq!(status, 503, "lost within one request, and worth another try: {answer}");
+    served.says_over_again("m").await;
+    let second = worker().expect("another worker for the same card");
+    assert_ne!(first, second);
+    let models = served.get("/models").await;
+    assert_eq!(models["models"][0]["details"]["devices"], json!(["cuda-2"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn discovery_shows_cards_builds_and_reasons() {
     let machine = MixedBox::with(&["cpu-v2", "ampere", "hopper"]);
     let manifest = json!({"build": "hopper", "sass": ["sm_90a"], "ptx": [], "cuda": "13.0", "git": "abc",

@@ -1,6 +1,6 @@
 //! `neuron models`: what a node serves, and how it fares.
 
-use wire_api::node::models::{ModelState, ModelStatus, NodeModels};
+use wire_api::node::models::{ModelDetails, ModelState, ModelStatus, NodeModels};
 use wire_api::node::routes;
 
 use super::{ask, table};
@@ -34,13 +34,16 @@ fn picture(node: &NodeModels) -> String {
         return "no models; load one with `neuron load <model>`\n".into();
     }
     let mut rows = vec![table::row([
-        "MODEL", "STATE", "MEMORY", "CONTEXT", "SLOTS", "RUNNING", "QUEUED", "SPEED", "PLUGIN",
+        "MODEL", "STATE", "MEMORY", "CONTEXT", "SLOTS", "RUNNING", "QUEUED", "SPEED", "PLUGIN", "DEVICES",
     ])];
     rows.extend(node.models.iter().map(line));
     let mut text = table::columns(&rows);
     for model in &node.models {
         if let Some(failure) = &model.failure {
             text.push_str(&format!("\n{}: {}\n", model.id, failure.message));
+        }
+        for warning in model.details.iter().flat_map(|details| &details.warnings) {
+            text.push_str(&format!("\n{}: {warning}\n", model.id));
         }
     }
     text
@@ -63,7 +66,12 @@ fn line(model: &ModelStatus) -> Vec<String> {
         model.activity.queued.to_string(),
         if speed > 0.0 { format!("{speed:.1} tok/s") } else { String::new() },
         details.map(|details| format!("{} {}", details.plugin, details.build)).unwrap_or_default(),
+        details.map(devices).unwrap_or_default(),
     ]
+}
+
+fn devices(details: &ModelDetails) -> String {
+    details.devices.iter().map(|device| device.as_str()).collect::<Vec<_>>().join(",")
 }
 
 fn state(model: &ModelStatus) -> String {
@@ -107,8 +115,25 @@ mod tests {
             failure: Some(Failure { message: "no such file".into(), ..Failure::default() }),
             ..ModelStatus::default()
         };
-        let text = picture(&NodeModels { models: vec![loading, failed], ..NodeModels::default() });
-        for expected in ["big (large)", "loading read 25%", "gone: no such file"] {
+        let split = ModelStatus {
+            id: "split".into(),
+            details: Some(ModelDetails {
+                plugin: "llama".into(),
+                build: "hopper".into(),
+                devices: vec!["cuda-0".into(), "cuda-1".into()],
+                warnings: vec!["it could be better".into()],
+                ..ModelDetails::default()
+            }),
+            ..ModelStatus::default()
+        };
+        let text = picture(&NodeModels { models: vec![loading, failed, split], ..NodeModels::default() });
+        for expected in [
+            "big (large)",
+            "loading read 25%",
+            "gone: no such file",
+            "llama hopper  cuda-0,cuda-1",
+            "split: it could be better",
+        ] {
             assert!(text.contains(expected), "{expected} is missing in\n{text}");
         }
         assert!(picture(&NodeModels::default()).contains("neuron load"));

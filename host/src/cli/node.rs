@@ -37,6 +37,8 @@ impl Node {
     pub fn assemble(config: &Config) -> anyhow::Result<Self> {
         let catalogue = Catalogue::new(config.plugins.catalogue_options()?);
         let watch = catalogue.watch();
+        // A driver that nobody keeps awake takes seconds for its first answer.
+        tokio::task::spawn_blocking(crate::discovery::gpu::look);
         let mut worker =
             WorkerCommand::this_binary().context("cannot find the neuron binary to start workers with")?;
         worker.environment.push((FILTER.into(), config.log.filter.clone().into()));

@@ -40,6 +40,29 @@ fn a_file_is_understood() {
 }
 
 #[test]
+fn a_model_has_settings_of_its_own() {
+    let text = "[[models]]\nsource = \"a/b\"\ndevices = [\"cuda-1\", \"GPU-x\"]\nprefix_cache_bytes = \"2 GiB\"\n\
+                options = { step_delay_ms = 1, deep = { er = true } }\n[[models]]\nsource = \"c/d\"\n";
+    let config = parse(text, &[]).unwrap().config;
+    let request = config.models[0].request();
+    assert_eq!(request.prefix_cache_bytes, Some(2 << 30));
+    assert_eq!(request.devices, ["cuda-1".into(), "GPU-x".into()]);
+    let options = serde_json::Value::Object(request.options.unwrap());
+    assert_eq!(options, serde_json::json!({"step_delay_ms": 1, "deep": {"er": true}}));
+    let plain = config.models[1].request();
+    assert_eq!((plain.options, plain.prefix_cache_bytes), (None, None));
+}
+
+#[test]
+fn cuda_libraries_come_in_front_and_relative_paths_start_at_the_file() {
+    let text = "[cuda]\nlibs = [\"libs\"]\ncache = \"cache\"\n";
+    let config = parse(text, &[("NEURON_CUDA_LIBS", "/a:/b")]).unwrap().config;
+    let options = config.models_options(crate::worker::process::WorkerCommand::program("neuron")).cuda;
+    let expected: Vec<PathBuf> = ["/a", "/b", "/etc/neuron/libs"].map(PathBuf::from).to_vec();
+    assert_eq!((options.libs, options.cache), (expected, Some("/etc/neuron/cache".into())));
+}
+
+#[test]
 fn without_a_file_everything_has_a_default() {
     let loaded = parse("", &[]).unwrap();
     assert_eq!(loaded.config, Config::default());

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use wire_api::ApiError;
 use wire_api::openai::aggregate::ChatAggregator;
-use wire_api::openai::chat::{ChatCompletionChunk, ChatRequest, ChunkHead, Delta as Wire, ToolCallDelta};
+use wire_api::openai::chat::{
+    ChatCompletion, ChatCompletionChunk, ChatRequest, ChunkHead, Delta as Wire, ToolCallDelta,
+};
 use wire_api::openai::usage::ChoiceLogprobs;
 
 use super::error::Refused;
 use super::payload::Payload;
-use super::stream::{Pieces, served, streamed, whole};
+use super::stream::{Fold, Pieces, answer, served};
 use super::turn_log::TurnLog;
 use super::{House, unix_seconds};
 use crate::generation::{Turn, TurnEvent};
@@ -22,26 +24,25 @@ pub async fn create(State(house): State<Arc<House>>, Payload(body): Payload) -> 
     let request = ChatRequest::parse(&body)?;
     drop(body); // may hold many megabytes of images, decoded by now
     let id = house.next_id();
-    let mut log = TurnLog::new(&id, &request.model, "chat", request.stream);
+    let log = TurnLog::new(&id, &request.model, "chat", request.stream);
     let pieces = Chunks::new(&id, &request);
     let stream = request.stream;
     let preparing = async move {
         let served = served(&house, &request.model).await?;
         house.generator.chat(&served, &request).await
     };
-    if stream {
-        return Ok(streamed(preparing, pieces, log).await?);
+    Ok(answer(stream, preparing, pieces, ChatAggregator::new(), log).await?)
+}
+
+impl Fold<ChatCompletionChunk> for ChatAggregator {
+    type Whole = ChatCompletion;
+
+    fn push(&mut self, chunk: ChatCompletionChunk) {
+        Self::push(self, chunk);
     }
-    let mut fold = ChatAggregator::new();
-    match whole(preparing, pieces, &mut log, |chunk| fold.push(chunk)).await.and_then(|()| fold.finish()) {
-        Ok(completion) => {
-            log.done();
-            Ok(Json(completion).into_response())
-        }
-        Err(error) => {
-            log.failed(&error);
-            Err(error.into())
-        }
+
+    fn finish(self) -> Result<ChatCompletion, ApiError> {
+        Self::finish(self)
     }
 }
 

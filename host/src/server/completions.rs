@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value};
+use wire_api::ApiError;
 use wire_api::openai::aggregate::CompletionAggregator;
 use wire_api::openai::completions::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest};
 use wire_api::openai::usage::TokenLogprob;
 
 use super::error::Refused;
 use super::payload::Payload;
-use super::stream::{Pieces, served, streamed, whole};
+use super::stream::{Fold, Pieces, answer, served};
 use super::turn_log::TurnLog;
 use super::{House, unix_seconds};
 use crate::generation::{Turn, TurnEvent};
@@ -22,26 +22,25 @@ use crate::output::Delta;
 pub async fn create(State(house): State<Arc<House>>, Payload(body): Payload) -> Result<Response, Refused> {
     let request = CompletionRequest::parse(&body)?;
     let id = house.next_id();
-    let mut log = TurnLog::new(&id, &request.model, "completion", request.stream);
+    let log = TurnLog::new(&id, &request.model, "completion", request.stream);
     let pieces = Chunks::new(&id, &request);
     let stream = request.stream;
     let preparing = async move {
         let served = served(&house, &request.model).await?;
         house.generator.complete(&served, &request).await
     };
-    if stream {
-        return Ok(streamed(preparing, pieces, log).await?);
+    Ok(answer(stream, preparing, pieces, CompletionAggregator::new(), log).await?)
+}
+
+impl Fold<Completion> for CompletionAggregator {
+    type Whole = Completion;
+
+    fn push(&mut self, piece: Completion) {
+        Self::push(self, piece);
     }
-    let mut fold = CompletionAggregator::new();
-    match whole(preparing, pieces, &mut log, |chunk| fold.push(chunk)).await.and_then(|()| fold.finish()) {
-        Ok(completion) => {
-            log.done();
-            Ok(Json(completion).into_response())
-        }
-        Err(error) => {
-            log.failed(&error);
-            Err(error.into())
-        }
+
+    fn finish(self) -> Result<Completion, ApiError> {
+        Self::finish(self)
     }
 }
 

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -37,6 +38,17 @@ pub trait Pieces: Send + 'static {
     fn close(&mut self, turn: &Turn) -> Vec<Self::Piece>;
 }
 
+/// How pieces are folded into the whole.
+pub trait Fold<Piece> {
+    /// The whole.
+    type Whole: Serialize;
+
+    /// Adds the next piece.
+    fn push(&mut self, piece: Piece);
+    /// The whole, once every piece has come.
+    fn finish(self) -> Result<Self::Whole, ApiError>;
+}
+
 /// A turn that is being prepared.
 type Preparing = Pin<Box<dyn Future<Output = Result<Turn, ApiError>> + Send>>;
 
@@ -59,8 +71,32 @@ pub async fn served(house: &House, name: &str) -> Result<Served, ApiError> {
     }
 }
 
-/// Answers with the whole: the fold of the pieces a stream would be made of.
-pub async fn whole<P: Pieces>(
+/// Answers with a stream, or with the whole of what the stream would have been.
+pub async fn answer<P: Pieces>(
+    stream: bool,
+    preparing: impl Future<Output = Result<Turn, ApiError>> + Send + 'static,
+    pieces: P,
+    mut fold: impl Fold<P::Piece>,
+    mut log: TurnLog,
+) -> Result<Response, ApiError> {
+    if stream {
+        return streamed(preparing, pieces, log).await;
+    }
+    let told = whole(preparing, pieces, &mut log, |piece| fold.push(piece)).await;
+    match told.and_then(|()| fold.finish()) {
+        Ok(whole) => {
+            log.done();
+            Ok(Json(whole).into_response())
+        }
+        Err(error) => {
+            log.failed(&error);
+            Err(error)
+        }
+    }
+}
+
+/// Folds the pieces a stream would be made of.
+async fn whole<P: Pieces>(
     preparing: impl Future<Output = Result<Turn, ApiError>>,
     mut pieces: P,
     log: &mut TurnLog,
@@ -82,7 +118,7 @@ pub async fn whole<P: Pieces>(
 
 /// Answers with a stream. What goes wrong while the turn is prepared is an error with a status, unless
 /// preparing takes so long that the response has to begin before.
-pub async fn streamed<P: Pieces>(
+async fn streamed<P: Pieces>(
     preparing: impl Future<Output = Result<Turn, ApiError>> + Send + 'static,
     pieces: P,
     log: TurnLog,
