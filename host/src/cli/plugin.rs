@@ -140,7 +140,13 @@ fn begin(new: &New) -> anyhow::Result<()> {
     say!("{} is begun. Next:", folder.display());
     say!("  cd {} && cargo test && cargo build --release", folder.display());
     say!("  neuron plugin check {library}");
-    say!("  neuron plugin install {library}");
+    match new.kind {
+        PluginKind::Arch => say!("  neuron plugin install {library}"),
+        PluginKind::Router | PluginKind::Evictor => {
+            say!("  neuron plugin install {library} --to /usr/lib/cortex/plugins");
+            say!("  and name it in cortex.toml, as its README says");
+        }
+    }
     Ok(())
 }
 

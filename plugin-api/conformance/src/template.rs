@@ -18,6 +18,37 @@ pub enum Kind {
     Evictor,
 }
 
+impl Kind {
+    /// The command that puts the library where its daemon finds it.
+    fn install(self) -> &'static str {
+        match self {
+            Self::Architecture => {
+                "neuron plugin install target/release/libmy_plugin.so   # into the plugin directory; served without a restart"
+            }
+            Self::Router | Self::Evictor => {
+                "neuron plugin install target/release/libmy_plugin.so --to /usr/lib/cortex/plugins   # prints where it lies"
+            }
+        }
+    }
+
+    /// How a person sees it work.
+    fn usage(self) -> &'static str {
+        match self {
+            Self::Architecture => {
+                "`neuron plugins` shows which build serves which device, and why others do not."
+            }
+            Self::Router => {
+                "Name the installed file under `[plugins] files` of `cortex.toml` and `my-plugin` as `[routing] strategy`; \
+                 `cortex explain REQUEST` then shows what it chose, and why."
+            }
+            Self::Evictor => {
+                "Name the installed file under `[plugins] files` of `cortex.toml` and `my-plugin` as `[eviction] strategy`; \
+                 `cortex explain REQUEST` then shows what it chose, and why."
+            }
+        }
+    }
+}
+
 /// Where the new crate finds `plugin-sdk`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sdk {
@@ -97,6 +128,8 @@ pub fn files(name: &str, kind: Kind, sdk: &Sdk) -> Result<Vec<(PathBuf, String)>
     let named = |text: &str| {
         text.replace("MY_SDK", &sdk.dependency())
             .replace("MY_SUMMARY", summary)
+            .replace("MY_INSTALL", kind.install())
+            .replace("MY_USE", kind.usage())
             .replace("my-plugin", name)
             .replace("my_plugin", &name.replace('-', "_"))
             .replace("MyPlugin", &camel(name, ""))
