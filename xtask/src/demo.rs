@@ -55,6 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
         build: "auto".into(),
         debug: false,
         jobs: None,
+        describer: Some(target().join("release/neuron")),
         names: Vec::new(),
     })?;
 

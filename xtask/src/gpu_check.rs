@@ -72,6 +72,7 @@ fn bundle(options: &Options) -> Result<()> {
             build: build.clone(),
             debug: false,
             jobs: options.jobs,
+            describer: None,
             names: Vec::new(),
         })?;
     }

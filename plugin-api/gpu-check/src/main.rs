@@ -24,11 +24,9 @@ mod shape;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use plugin_loader::probe_in_child;
 
 use crate::device::{Asked, Found};
 use crate::report::Report;
@@ -39,9 +37,6 @@ const GREEN: u8 = 0;
 const RED: u8 = 1;
 /// There is no device to run on.
 const NO_DEVICE: u8 = 3;
-
-/// How long a plugin may take to describe itself.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Checks plugins on this machine's GPU and measures them. Exit status: 0 all is right, 1 something is not,
 /// 3 there is no GPU.
@@ -56,11 +51,6 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Other {
-    /// Print what plugin files say of themselves, as JSON; nothing is computed.
-    Describe {
-        /// The file.
-        plugin: PathBuf,
-    },
     /// Opens one plugin in a process of its own.
     #[command(hide = true)]
     PluginProbe {
@@ -140,7 +130,6 @@ fn main() -> ExitCode {
         Some(Other::PluginProbe { plugin }) => {
             return ExitCode::from(plugin_loader::probe_main(plugin).clamp(0, 255) as u8);
         }
-        Some(Other::Describe { plugin }) => describe(plugin),
         None => run(&cli.options),
     };
     match outcome {
@@ -150,12 +139,6 @@ fn main() -> ExitCode {
             ExitCode::from(RED)
         }
     }
-}
-
-fn describe(plugin: &Path) -> Result<u8> {
-    let report = probe_in_child(&std::env::current_exe()?, plugin, PATIENCE)?;
-    println!("{}", serde_json::to_string(&report)?);
-    Ok(GREEN)
 }
 
 fn run(options: &Options) -> Result<u8> {

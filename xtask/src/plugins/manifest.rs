@@ -4,6 +4,7 @@
 //! file's. What it reads of it is `plugin_loader::Manifest`. Its allow-list is another thing: that list is written
 //! here too, over every build, in the form `sha256sum` prints: sign it with minisign to pin a release.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -130,26 +131,27 @@ pub fn describer() -> Result<PathBuf> {
     Ok(target().join("debug/gpu-check"))
 }
 
-/// What a plugin says of its architectures when it is opened. A build for a better processor than this cannot be.
+/// The architectures a plugin offers when it is opened, in a process of its own: `neuron` and `gpu-check` both have
+/// the hidden command for it. A build for a better processor than this one cannot be opened here.
 fn architectures(describer: &Path, file: &Path) -> Result<Vec<String>> {
+    const ILLEGAL_INSTRUCTION: i32 = 4;
     let output = Command::new(describer)
-        .arg("describe")
+        .arg("plugin-probe")
         .arg(file)
         .output()
         .with_context(|| format!("cannot start {}", describer.display()))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if said.contains("illegal instruction") {
-            println!(
-                "  note: this processor cannot open {}; its architectures are not listed",
-                file.display()
-            );
-            return Ok(Vec::new());
-        }
-        bail!("the plugin does not open: {said}");
+    if output.status.signal() == Some(ILLEGAL_INSTRUCTION) {
+        println!("  note: this processor cannot open {}; its architectures are not listed", file.display());
+        return Ok(Vec::new());
     }
-    let described: Value = serde_json::from_slice(&output.stdout).context("the description is not JSON")?;
-    let list = described["architectures"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
+    let answer: Value = serde_json::from_str(line).with_context(|| {
+        format!("{} does not open: its process ended with {}", file.display(), output.status)
+    })?;
+    let Some(list) = answer["result"]["Ok"]["architectures"].as_array() else {
+        bail!("{} does not open: {}", file.display(), answer["result"]["Err"]);
+    };
     Ok(list.iter().filter_map(|one| one["name"].as_str().map(str::to_owned)).collect())
 }
 

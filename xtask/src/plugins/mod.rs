@@ -28,6 +28,9 @@ pub struct Options {
     /// Compiler processes at a time; cargo's default when left out.
     #[arg(long, short)]
     pub jobs: Option<u32>,
+    /// A program that opens plugins and is built already; otherwise one is built.
+    #[arg(skip)]
+    pub describer: Option<PathBuf>,
     /// Only these plugins; all by default.
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
@@ -38,9 +41,10 @@ pub fn run(options: &Options) -> Result<PathBuf> {
     let builds = builds(&options.build)?;
     let names = if options.names.is_empty() { available()? } else { options.names.clone() };
     let plugins = target().join("plugins");
+    let describer = options.describer.clone().map_or_else(describer, Ok)?;
     for build in builds {
         let compiled = compile(&build, &names, options)?;
-        deliver(&build, &names, &compiled, &plugins.join(build.name()))?;
+        deliver(&build, &names, &compiled, &plugins.join(build.name()), &describer)?;
     }
     manifest::write_sums(&plugins)?;
     Ok(plugins)
@@ -86,9 +90,8 @@ fn compile(build: &Build, names: &[String], options: &Options) -> Result<PathBuf
 }
 
 /// Looks into what was built, and installs what is right with a manifest.
-fn deliver(build: &Build, names: &[String], compiled: &Path, folder: &Path) -> Result<()> {
+fn deliver(build: &Build, names: &[String], compiled: &Path, folder: &Path, describer: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let describer = manifest::describer()?;
     for name in names {
         let built = compiled.join(format!("libneuron_{name}.so"));
         let contents = inspect::read(&built)?;
@@ -96,7 +99,7 @@ fn deliver(build: &Build, names: &[String], compiled: &Path, folder: &Path) -> R
             .with_context(|| format!("{} is not what a {} build must be", built.display(), build.name()))?;
         let installed = folder.join(format!("{name}.so"));
         install(&built, &installed)?;
-        let manifest = Manifest::of(build, &installed, contents, &describer)?;
+        let manifest = Manifest::of(build, &installed, contents, describer)?;
         manifest.write(&installed.with_extension("json"))?;
         println!("  {}", manifest.sentence());
     }
