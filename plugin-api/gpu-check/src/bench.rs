@@ -35,7 +35,13 @@ pub fn run(
         return Ok(());
     };
     println!("{}: writing {:.1} GB …", shape.name, shape.bytes() as f64 / 1e9);
-    let checkpoint = Checkpoint::write(shape, scratch)?;
+    let checkpoint = match Checkpoint::write(shape, scratch) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => {
+            report.skipped(&subject, &format!("{error:#}"));
+            return Ok(());
+        }
+    };
     let source = checkpoint.source();
     let most = shape.batches.iter().copied().max().unwrap_or(1);
     let options = LoadOptions {

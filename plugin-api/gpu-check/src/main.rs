@@ -159,6 +159,7 @@ fn run(options: &Options) -> Result<u8> {
 
     if options.runs(Part::Goldens) {
         golden::run(&bundle.join("fixtures/models"), &plugins, &found, &options.model, &mut report)?;
+        report.write(&options.out)?; // kept, whatever becomes of what follows
     }
     let scratch = options.scratch.clone().unwrap_or_else(|| options.out.join("scratch"));
     let sizes = options.sizes.unwrap_or(if on_gpu { Sizes::Real } else { Sizes::Tiny });
@@ -167,6 +168,7 @@ fn run(options: &Options) -> Result<u8> {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get() as u32));
     if options.runs(Part::Memory) {
         memory::run(&plugins, &found, &scratch, threads, &mut report)?;
+        report.write(&options.out)?;
     }
     if options.runs(Part::Bench) {
         if let Some(python) = &options.python {
@@ -176,6 +178,7 @@ fn run(options: &Options) -> Result<u8> {
         let shapes = if sizes == Sizes::Tiny { shape::tiny() } else { shape::real() };
         for shape in shapes.iter().filter(|shape| shape.name.contains(&options.model)) {
             bench::run(shape, &plugins, &found, &scratch, threads, &mut report)?;
+            report.write(&options.out)?;
         }
     }
     let _ = std::fs::remove_dir(&scratch); // only if it is empty: it may be somebody's own folder
