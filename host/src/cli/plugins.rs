@@ -88,6 +88,9 @@ fn title(report: &DeviceReport, machine: &Machine) -> String {
     let Some(gpu) = machine.gpus.all.iter().find(|gpu| gpu.id() == report.id) else {
         return format!("{} (cpu-v{})", report.name, machine.cpu.level);
     };
+    if gpu.total_bytes == 0 {
+        return gpu.name.clone();
+    }
     let mut text = format!(
         "{} (compute capability {}, {} of {} free",
         gpu.name,

@@ -39,6 +39,9 @@ struct FaultState {
     recurrent: AtomicBool,
     fail_new_on_rank: AtomicI64,
     fail_load_on_rank: AtomicI64,
+    lose_on_new: AtomicBool,
+    lose_on_token: AtomicI64,
+    lose_on_measure: AtomicBool,
     batches: Mutex<Vec<Vec<usize>>>,
 }
 
@@ -80,6 +83,18 @@ impl Faults {
     }
     pub fn reject_token(&self, token: u32) {
         self.0.reject_token.store(i64::from(token) + 1, Ordering::SeqCst);
+    }
+    /// The device is found to be gone when a sequence is made.
+    pub fn lose_on_new(&self) {
+        self.0.lose_on_new.store(true, Ordering::SeqCst);
+    }
+    /// The device is found to be gone in one row alone.
+    pub fn lose_on_token(&self, token: u32) {
+        self.0.lose_on_token.store(i64::from(token) + 1, Ordering::SeqCst);
+    }
+    /// The device is found to be gone when an image is measured.
+    pub fn lose_on_measure(&self) {
+        self.0.lose_on_measure.store(true, Ordering::SeqCst);
     }
     pub fn hang(&self) {
         self.0.hang.store(true, Ordering::SeqCst);
@@ -171,6 +186,9 @@ impl Rank for Double {
         if self.faults.0.fail_new_on_rank.load(Ordering::SeqCst) == self.rank as i64 + 1 {
             return Err(DeviceError::OutOfMemory { message: "no room".into(), need_bytes: 0 });
         }
+        if self.faults.0.lose_on_new.load(Ordering::SeqCst) {
+            return Err(DeviceError::DeviceLost("the card is gone".into()));
+        }
         Ok(self.insert(Vec::new()))
     }
 
@@ -219,6 +237,10 @@ impl Rank for Double {
                     Err(DeviceError::OutOfMemory { message: "no room for a row".into(), need_bytes: 0 });
                 continue;
             }
+            if self.is(&state.lose_on_token, tokens) {
+                *result = Err(DeviceError::DeviceLost("the card is gone".into()));
+                continue;
+            }
             if self.is(&state.reject_token, tokens) {
                 *result = Err(DeviceError::InvalidInput("this token is not welcome".into()));
                 continue;
@@ -262,6 +284,9 @@ impl Rank for Double {
     }
 
     fn image_measure(&mut self, width: u32, height: u32) -> Result<u32, DeviceError> {
+        if self.faults.0.lose_on_measure.load(Ordering::SeqCst) {
+            return Err(DeviceError::DeviceLost("the card is gone".into()));
+        }
         if width > 100 {
             return Err(DeviceError::InvalidInput("an image may be 100 pixels wide".into()));
         }

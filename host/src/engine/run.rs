@@ -327,6 +327,9 @@ impl Engine {
             };
             match measured {
                 Ok(tokens) => sizes.push(tokens),
+                Err(error @ DeviceError::DeviceLost(_)) => {
+                    return Err(Fatal { code: error.code(), message: error.to_string(), suspects: vec![id] });
+                }
                 Err(error) => return Ok(Err(failure_of(&error))),
             }
         }

@@ -116,6 +116,12 @@ impl Engine {
         {
             return Err(Fatal { code: error.code(), message: error.to_string(), suspects: ids });
         }
+        // A device that is gone is gone for all, whichever call was the first to find out.
+        let alone = stepped.rows.iter().filter_map(|row| row.as_ref().err());
+        let mut all = alone.chain(stepped.unnamed.iter().map(|(_, error)| error));
+        if let Some(error) = all.find(|error| matches!(error, DeviceError::DeviceLost(_))) {
+            return Err(Fatal { code: error.code(), message: error.to_string(), suspects: ids });
+        }
         self.requeue_unnamed(&stepped.unnamed);
         Ok(Some(stepped))
     }

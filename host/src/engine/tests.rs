@@ -433,6 +433,25 @@ fn a_panic_ends_the_engine_and_names_only_who_was_in_the_batch() {
 }
 
 #[test]
+fn a_device_that_is_gone_ends_the_engine_whichever_call_finds_out() {
+    let text = text(10, 1);
+    let picture = ImagePixels { width: 2, height: 2, rgb: vec![0; 12], sha256: [3; 32] };
+    let cases: [(fn(&Faults), Submission); 3] = [
+        (Faults::lose_on_new, submission(text.clone(), 5)),
+        (|faults| faults.lose_on_token(95), submission(vec![1, 2, 95], 5)),
+        (Faults::lose_on_measure, Submission { images: vec![picture], ..submission(vec![1, IMAGE, 2], 5) }),
+    ];
+    for (lose, submission) in cases {
+        let faults = Faults::default();
+        lose(&faults);
+        let bench = Bench::start(limits(), faults, 2);
+        bench.submit(1, submission);
+        let fatal = bench.thread.join().unwrap().unwrap_err();
+        assert_eq!((fatal.code, fatal.message.as_str()), (FailureCode::DeviceLost, "the card is gone"));
+    }
+}
+
+#[test]
 fn a_hung_device_is_noticed() {
     let faults = Faults::default();
     faults.hang();

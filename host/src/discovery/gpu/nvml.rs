@@ -99,7 +99,8 @@ fn card(library: &Nvml, number: u32) -> Gpu {
         )
     });
     let processes = device.running_compute_processes().unwrap_or_default();
-    let (total, free) = memory.map_or((0, 0), |memory| (memory.total, memory.free));
+    // What the driver keeps for itself is in neither of the last two.
+    let (total, free, used) = memory.map_or((0, 0, 0), |memory| (memory.total, memory.free, memory.used));
     Gpu {
         number,
         name: device.name().unwrap_or_else(|_| "NVIDIA GPU".into()),
@@ -108,7 +109,7 @@ fn card(library: &Nvml, number: u32) -> Gpu {
         compute_capability: capability.map_or(0, |found| (found.major * 10 + found.minor).max(0) as u32),
         total_bytes: total,
         free_bytes: free,
-        others_bytes: total.saturating_sub(free),
+        others_bytes: used,
         temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok(),
         processes: processes
             .into_iter()
