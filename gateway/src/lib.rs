@@ -14,6 +14,7 @@
 //! * [`keys`] – who may ask for what, and how much.
 //! * [`usage`] – what was used, one row per request.
 //! * [`metrics`] – what is counted.
+//! * [`telemetry`] – traces, for who collects them.
 //! * [`cli`] – the command line.
 //!
 //! It never touches a tensor and never depends on the host: what it knows of a node, the node said.
@@ -28,4 +29,5 @@ pub mod placement;
 pub mod proxy;
 pub mod server;
 pub mod strategies;
+pub mod telemetry;
 pub mod usage;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
-use crate::keys::file;
+use crate::keys::file::{self, Limits};
 
 /// What to do with the key file.
 #[derive(Debug, clap::Subcommand)]
@@ -17,6 +17,8 @@ pub enum Command {
         /// It may change the fleet.
         #[arg(long)]
         admin: bool,
+        #[command(flatten)]
+        limits: Limits,
         /// Its name, for people.
         name: String,
     },
@@ -39,7 +41,9 @@ pub enum Command {
 /// Does it.
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::New { file, admin, name } => println!("{}", file::create(&file, &name, admin)?),
+        Command::New { file, admin, limits, name } => {
+            println!("{}", file::create_with(&file, &name, admin, limits)?);
+        }
         Command::List { file } => {
             for key in file::load(&file)? {
                 let kind = if key.admin { "admin" } else { "inference" };

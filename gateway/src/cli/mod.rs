@@ -6,6 +6,7 @@ mod keys;
 mod models;
 pub mod serve;
 mod status;
+mod usage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -96,11 +97,10 @@ enum Command {
         #[command(subcommand)]
         command: keys::Command,
     },
-    /// Print the usage ledger as comma-separated values.
+    /// Print the usage ledger: one row per request.
     Usage {
-        /// The database.
-        #[arg(long)]
-        database: PathBuf,
+        #[command(flatten)]
+        options: usage::Options,
     },
     /// Work on the configuration.
     Config {
@@ -161,7 +161,7 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             ask.print(&ask.post("/cortex/v1/models/pin", &command).await?)
         }
         Command::Keys { command } => keys::run(command),
-        Command::Usage { database } => Ok(crate::usage::export(&database, &mut std::io::stdout().lock())?),
+        Command::Usage { options } => usage::run(&options),
         Command::Drain { ask, node, undo } => {
             let path = format!("/cortex/v1/nodes/{node}/drain");
             ask.print(&ask.post(&path, &serde_json::json!({"draining": !undo})).await?)

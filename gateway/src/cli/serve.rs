@@ -6,20 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Loaded};
+use crate::coordinator::membership::{self, Limits};
+use crate::coordinator::{Coordinator, Etcd};
 use crate::fleet::directory::Directory;
+use crate::fleet::identity::new_id;
 use crate::fleet::transport::Http;
 use crate::fleet::{Fleet, poll};
 use crate::metrics::Metrics;
 use crate::placement::{Placement, Policy, background};
-use crate::proxy::client::client;
+use crate::proxy::client::{Client, client};
 use crate::server::{self, Gateway, listen, reload};
 use crate::strategies::Strategies;
+use crate::telemetry::Tracer;
 use crate::usage::Ledger;
 
 /// How often the house is kept.
@@ -29,7 +34,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 pub struct Assembled {
     /// The gateway.
     pub gateway: Arc<Gateway>,
-    _tasks: [JoinSet<()>; 3],
+    _tasks: Vec<JoinSet<()>>,
 }
 
 /// Puts a gateway together and starts asking its nodes.
@@ -54,26 +59,48 @@ pub fn assemble(loaded: Loaded) -> anyhow::Result<Assembled> {
         Policy::of(&config),
         Arc::clone(&metrics),
     );
-    let placement = Arc::new(placement);
-    let ledger = match &config.usage.database {
-        Some(path) => Some(Arc::new(Ledger::open(path)?)),
-        None => None,
+    let coordinator = agree(&config, &client);
+    let placement = match &coordinator {
+        Some((etcd, name)) => placement.together(Arc::clone(etcd), name),
+        None => placement,
     };
+    let placement = Arc::new(placement);
+    let ledger = config.usage.source()?.map(Ledger::of).transpose()?.map(Arc::new);
     let keys = reload::keys(config.keys.file.as_deref(), ledger.as_deref())?;
     let files = reload::Files { catalogue: catalogue_path, keys: config.keys.file.clone() };
-    let pollers = [
-        poll::start(Arc::clone(&fleet), nodes, Duration::from_millis(config.polling.interval_ms)),
+    let key_env = config.coordinator.node_api_key_env.clone();
+    let mut tasks = vec![
+        poll::start(Arc::clone(&fleet), nodes.clone(), Duration::from_millis(config.polling.interval_ms)),
         background::start(Arc::clone(&placement), HOUSEKEEPING),
     ];
-    let gateway = Arc::new(Gateway::new(config, fleet, placement, client, metrics, keys, ledger));
-    let [polling, keeping] = pollers;
-    let reloading = reload::start(Arc::clone(&gateway), files, HOUSEKEEPING);
-    Ok(Assembled { gateway, _tasks: [polling, keeping, reloading] })
+    if let Some((etcd, _)) = &coordinator {
+        tasks.push(membership::follow(etcd, Arc::clone(&fleet), nodes, key_env));
+    }
+    let (tracer, tracing) = Tracer::start(&config.telemetry, client.clone()).unzip();
+    tasks.extend(tracing);
+    let gateway = Gateway::new(config, fleet, placement, client, metrics, keys, ledger).traced_by(tracer);
+    let gateway = Arc::new(gateway);
+    tasks.push(reload::start(Arc::clone(&gateway), files, HOUSEKEEPING));
+    if let Some((etcd, _)) = coordinator {
+        tasks.push(membership::share_limits(etcd, Arc::clone(&gateway) as Arc<dyn Limits>));
+    }
+    Ok(Assembled { gateway, _tasks: tasks })
+}
+
+/// The coordinator the configuration names, and what this gateway is called there.
+fn agree(config: &Config, client: &Client) -> Option<(Arc<dyn Coordinator>, String)> {
+    let settings = &config.coordinator;
+    if settings.etcd.is_empty() {
+        return None;
+    }
+    let name = settings.name.clone().unwrap_or_else(|| new_id("cortex-"));
+    Some((Arc::new(Etcd::join(client.clone(), &settings.etcd, &name)), name))
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub async fn run(config: Option<&Path>) -> anyhow::Result<()> {
     start_log();
+    allow_many_connections();
     let loaded = Config::load(config)?;
     if loaded.config.neurons.is_empty() {
         tracing::warn!("no [[neurons]] are configured; every request will be turned away");
@@ -106,6 +133,13 @@ pub async fn run(config: Option<&Path>) -> anyhow::Result<()> {
     stop.send_replace(true);
     doors.join_all().await;
     Ok(())
+}
+
+/// Every open stream is two connections; the soft limit of most systems is a thousand files.
+fn allow_many_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) else { return };
+    tracing::warn!(%error, files = limit.current, "the limit of open files stays as it was");
 }
 
 async fn bind(address: &str) -> anyhow::Result<TcpListener> {

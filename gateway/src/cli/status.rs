@@ -42,6 +42,7 @@ fn picture(status: &FleetStatus) -> String {
         "cortex {}  router {}  evictor {}  {} under way",
         status.version, status.router, status.evictor, status.inflight
     );
+    draw_coordinator(&mut out, &status.coordinator);
     for node in &status.nodes {
         draw_node(&mut out, node);
     }
@@ -64,6 +65,14 @@ fn picture(status: &FleetStatus) -> String {
         );
     }
     out
+}
+
+fn draw_coordinator(out: &mut String, standing: &crate::coordinator::Standing) {
+    if let Some(fault) = &standing.fault {
+        let _ = writeln!(out, "{} is lost: {fault}; what is loaded serves on, nothing is loaded or unloaded", standing.kind);
+    } else if !standing.gateways.is_empty() {
+        let _ = writeln!(out, "gateways {}", standing.gateways.join(", "));
+    }
 }
 
 fn draw_node(out: &mut String, node: &NodeStatus) {

@@ -4,6 +4,7 @@
 //! be silently at its default. Environment variables `CORTEX_<SECTION>_<KEY>` override the file.
 
 pub mod catalogue;
+pub mod coordinator;
 pub mod environment;
 pub mod error;
 pub mod neuron;
@@ -16,6 +17,8 @@ use serde::Deserialize;
 
 pub use catalogue::{Catalogue, ModelSpec};
 pub use error::ConfigError;
+
+use crate::usage::Source;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -39,6 +42,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// Where traces go.
     pub telemetry: Telemetry,
+    /// How several gateways agree.
+    pub coordinator: coordinator::Coordinator,
     /// The nodes.
     pub neurons: Vec<Neuron>,
 }
@@ -348,6 +353,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        self.coordinator.check()?;
         let mut names = BTreeSet::new();
         for node in &self.neurons {
             if node.name.is_empty() || !names.insert(&node.name) {
@@ -408,6 +414,15 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 impl UsageSettings {
+    /// Where the books are kept, if they are.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a file that cannot be read.
+    pub fn source(&self) -> Result<Option<Source>, ConfigError> {
+        let postgres = self.postgres_address()?.map(Source::Postgres);
+        Ok(postgres.or_else(|| self.database.clone().map(Source::File)))
+    }
+
     /// The address of the PostgreSQL database, if one keeps the books.
     ///
     /// # Errors

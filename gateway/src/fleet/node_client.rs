@@ -8,6 +8,7 @@ use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wire_api::ApiError;
+use wire_api::anthropic::models::ModelPage;
 use wire_api::node::discovery::Discovery;
 use wire_api::node::lease::{Lease, LeaseRequest};
 use wire_api::node::load::{LoadRequest, LoadResponse, UnloadRequest, UnloadResponse};
@@ -123,6 +124,9 @@ impl NodeClient {
         match self.kind {
             NodeKind::Neuron => self.get(routes::MODELS).await,
             NodeKind::OpenAi => self.get::<ModelList>("/v1/models").await.map(foreign_models),
+            NodeKind::Anthropic => {
+                self.get::<ModelPage>("/v1/models?limit=1000").await.map(|page| anthropic_models(&page))
+            }
         }
     }
 
@@ -195,7 +199,7 @@ impl NodeClient {
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, NodeError> {
         let unreachable = |reason: String| NodeError::Unreachable { node: self.name.clone(), reason };
         let uri = self.endpoint.uri(path).ok_or_else(|| unreachable("its endpoint is no URL".into()))?;
-        let question = Question { method, uri, key: self.key.clone(), body };
+        let question = Question { method, uri, kind: self.kind, key: self.key.clone(), body };
         let (status, body) = self.transport.ask(question).await.map_err(unreachable)?;
         if (200..300).contains(&status) {
             Ok(body)
@@ -213,6 +217,20 @@ pub fn reason(error: &dyn std::error::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// The same of a server that lists them in Anthropic's words.
+fn anthropic_models(page: &ModelPage) -> NodeModels {
+    let models = page.data.iter().map(|model| ModelStatus {
+        id: ModelId::from(model.id.clone()),
+        state: ModelState::Ready,
+        details: model.max_input_tokens.map(|context_tokens| wire_api::node::models::ModelDetails {
+            context_tokens,
+            ..Default::default()
+        }),
+        ..ModelStatus::default()
+    });
+    NodeModels { models: models.collect(), ..NodeModels::default() }
 }
 
 /// What a server that only lists models has: all of them, ready.

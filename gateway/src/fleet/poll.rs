@@ -15,9 +15,10 @@ use crate::config::{Neuron, NodeKind};
 /// Polls after which a node is asked again what it is made of.
 const DISCOVERY_EVERY: u32 = 30;
 
-/// The key a node wants, from the environment variable its entry names.
+/// The key a node wants, from the variable or the file its entry names. One that cannot be had is said so once
+/// where the configuration is read; here the node is asked without.
 pub fn key(node: &Neuron) -> Option<String> {
-    node.api_key_env.as_ref().and_then(|name| std::env::var(name).ok())
+    node.api_key().ok().flatten()
 }
 
 /// Polls every node of the directory until dropped: one task per node, begun and ended as nodes come and go.

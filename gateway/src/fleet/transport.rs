@@ -6,7 +6,9 @@ use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 
 use super::node_client::reason;
+use crate::config::NodeKind;
 use crate::proxy::client::Client;
+use crate::proxy::forward::key_headers;
 
 /// Largest answer of a node to a question of the gateway.
 const LARGEST_ANSWER: usize = 16 << 20;
@@ -18,7 +20,9 @@ pub struct Question {
     pub method: Method,
     /// Where it goes.
     pub uri: Uri,
-    /// `Authorization: Bearer` it goes with.
+    /// What is asked; kinds of servers want their keys in different places.
+    pub kind: NodeKind,
+    /// The key it goes with.
     pub key: Option<String>,
     /// JSON; nothing where the question needs none.
     pub body: Bytes,
@@ -41,8 +45,8 @@ impl Transport for Http {
             if !question.body.is_empty() {
                 request = request.header(http::header::CONTENT_TYPE, "application/json");
             }
-            if let Some(key) = &question.key {
-                request = request.header(http::header::AUTHORIZATION, format!("Bearer {key}"));
+            for (name, value) in key_headers(question.kind, question.key.as_deref()) {
+                request = request.header(name, value);
             }
             let request = request.body(Full::new(question.body)).map_err(|error| error.to_string())?;
             let response = client.request(request).await.map_err(|error| reason(&error))?;

@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use wire_api::rate_limits::Window;
+
 /// So much per minute, all of it at once if it was saved up.
 pub struct Bucket {
     capacity: f64,
@@ -56,6 +58,17 @@ impl Bucket {
         level.amount = (level.amount + reserved as f64 - used as f64).min(self.capacity);
     }
 
+    /// What is left of it.
+    pub fn window(&self, now_ms: u64) -> Window {
+        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fill(&mut level, now_ms);
+        Window {
+            limit: self.capacity as u64,
+            remaining: level.amount.max(0.0) as u64,
+            reset_ms: ((self.capacity - level.amount) / self.per_ms).ceil() as u64,
+        }
+    }
+
     fn fill(&self, level: &mut Level, now_ms: u64) {
         // A clock that jumps back fills nothing.
         let passed = now_ms.saturating_sub(level.at_ms) as f64;
@@ -79,6 +92,16 @@ mod tests {
         assert_eq!(bucket.take(2, 2000), Err(2000));
         assert_eq!(bucket.take(60, 1_000_000), Ok(()));
         assert_eq!(bucket.take(61, 9_000_000), Err(60_000));
+    }
+
+    #[test]
+    fn what_is_left_is_told() {
+        let bucket = Bucket::per_minute(60);
+        assert_eq!(bucket.window(1000), Window { limit: 60, remaining: 60, reset_ms: 0 });
+        assert_eq!(bucket.take(15, 1000), Ok(()));
+        assert_eq!(bucket.window(1000), Window { limit: 60, remaining: 45, reset_ms: 15_000 });
+        bucket.correct(0, 100);
+        assert_eq!(bucket.window(1000).remaining, 0);
     }
 
     #[test]

@@ -122,6 +122,37 @@ pub fn parse(text: &str, source: &Path) -> Result<Vec<KeyEntry>, ConfigError> {
 /// # Errors
 /// [`ConfigError`] when the file cannot be read or written, or has the name already.
 pub fn create(path: &Path, name: &str, admin: bool) -> Result<String, ConfigError> {
+    create_with(path, name, admin, Limits::default())
+}
+
+/// What a new key may do.
+#[derive(Debug, Clone, Default, PartialEq, clap::Args)]
+pub struct Limits {
+    /// Models it may use, separated by commas; `org/*` for all of `org`. All by default.
+    #[arg(long, value_delimiter = ',')]
+    pub models: Vec<String>,
+    /// Most requests per minute.
+    #[arg(long)]
+    pub requests_per_minute: Option<u64>,
+    /// Most tokens per minute.
+    #[arg(long)]
+    pub tokens_per_minute: Option<u64>,
+    /// Most requests at once.
+    #[arg(long)]
+    pub max_concurrent: Option<u32>,
+    /// Most it may cost within the window.
+    #[arg(long)]
+    pub budget: Option<f64>,
+    /// The window of the budget, in days; 30 by default.
+    #[arg(long)]
+    pub budget_days: Option<u32>,
+}
+
+/// The same with limits.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_with(path: &Path, name: &str, admin: bool, limits: Limits) -> Result<String, ConfigError> {
     let wrong = |source| ConfigError::Read { path: path.to_owned(), source };
     let mut file = read_or_new(path)?;
     if name.is_empty() || file.keys.iter().any(|key| key.name == name) {
@@ -132,12 +163,12 @@ pub fn create(path: &Path, name: &str, admin: bool) -> Result<String, ConfigErro
         name: name.to_owned(),
         sha256: hex(&digest(&key)),
         admin,
-        models: Vec::new(),
-        requests_per_minute: None,
-        tokens_per_minute: None,
-        max_concurrent: None,
-        budget: None,
-        budget_days: month(),
+        models: limits.models,
+        requests_per_minute: limits.requests_per_minute,
+        tokens_per_minute: limits.tokens_per_minute,
+        max_concurrent: limits.max_concurrent,
+        budget: limits.budget,
+        budget_days: limits.budget_days.unwrap_or_else(month),
     });
     write(path, &file).map_err(wrong)?;
     Ok(key)
@@ -218,13 +249,20 @@ mod tests {
         assert!(key.starts_with("sk-cortex-") && key.len() == 50, "{key}");
         assert!(create(&path, "alice", false).is_err(), "names are unique");
         create(&path, "root", true).expect("another");
+        let limits = Limits { models: vec!["m".into()], budget: Some(2.5), ..Limits::default() };
+        create_with(&path, "bob", false, limits).expect("a third");
         let text = fs::read_to_string(&path).expect("written");
         assert!(!text.contains(&key), "the key itself is kept nowhere");
         let entries = load(&path).expect("readable");
         assert_eq!(entries[0].digest, digest(&key));
         assert!(entries[1].admin && !entries[0].admin);
         assert!(remove(&path, "alice").expect("writable") && !remove(&path, "alice").expect("readable"));
-        assert_eq!(load(&path).expect("readable").len(), 1);
+        let left = load(&path).expect("readable");
+        assert_eq!(left.len(), 2);
+        assert_eq!(
+            (left[1].models.clone(), left[1].budget, left[1].budget_days),
+            (vec!["m".into()], Some(2.5), 30)
+        );
     }
 
     #[test]

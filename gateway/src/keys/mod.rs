@@ -9,13 +9,16 @@ pub mod file;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
+use wire_api::rate_limits::RateLimits;
 use wire_api::{ApiError, ErrorKind};
 
+use crate::coordinator::membership::Limits;
+use crate::coordinator::{Spendings, Spent};
 use crate::fleet::identity::{now_ms, stable_hash};
 use crate::usage::Spending;
 use bucket::Bucket;
@@ -47,9 +50,37 @@ pub struct Key {
     tokens: Option<Bucket>,
     max_concurrent: Option<u32>,
     running: AtomicU32,
+    used: Used,
     budget: Option<f64>,
     budget_days: u32,
     spending: Spending,
+}
+
+/// What was used through this gateway since it began, for gateways that share the limits.
+#[derive(Default)]
+struct Used {
+    requests: AtomicU64,
+    tokens: AtomicU64,
+}
+
+impl Limits for Keys {
+    fn spent(&self) -> Spendings {
+        let used = |key: &Arc<Key>| Spent {
+            requests: key.used.requests.load(Ordering::Relaxed),
+            tokens: key.used.tokens.load(Ordering::Relaxed),
+        };
+        self.list().map(|key| (key.name.clone(), used(key))).collect()
+    }
+
+    fn charge(&self, name: &str, spent: Spent) {
+        for key in self.list().filter(|key| key.name == name) {
+            for (bucket, amount) in [(&key.requests, spent.requests), (&key.tokens, spent.tokens)] {
+                if let Some(bucket) = bucket {
+                    bucket.correct(0, amount);
+                }
+            }
+        }
+    }
 }
 
 impl Keys {
@@ -129,6 +160,7 @@ impl Key {
             tokens: entry.tokens_per_minute.map(Bucket::per_minute),
             max_concurrent: entry.max_concurrent,
             running: AtomicU32::new(0),
+            used: Used::default(),
             budget: entry.budget,
             budget_days: entry.budget_days,
             spending,
@@ -143,6 +175,12 @@ impl Key {
     /// The window of its budget in days, if it has one.
     pub fn budget_days(&self) -> Option<u32> {
         self.budget.map(|_| self.budget_days)
+    }
+
+    /// What is left of its limits.
+    pub fn limits(&self, now_ms: u64) -> RateLimits {
+        let left = |bucket: &Option<Bucket>| bucket.as_ref().map(|bucket| bucket.window(now_ms));
+        RateLimits { requests: left(&self.requests), tokens: left(&self.tokens), ..RateLimits::default() }
     }
 
     /// Requests under way.
@@ -181,6 +219,7 @@ impl Key {
         let now = now_ms();
         if let Some(bucket) = &self.requests {
             bucket.take(1, now).map_err(|wait_ms| self.over("its requests per minute", wait_ms))?;
+            self.used.requests.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(bucket) = &self.tokens {
             // More than a whole minute's worth is let through when the minute is whole.
@@ -224,6 +263,7 @@ impl Grant {
             bucket.correct(self.reserved, tokens);
             self.reserved = 0;
         }
+        self.key.used.tokens.fetch_add(tokens, Ordering::Relaxed);
         self.key.spending.add(cost);
     }
 }

@@ -52,12 +52,20 @@ pub struct Metrics {
     pub reloads: IntCounter,
     /// Share of the loads of the last ten minutes that were reloads.
     pub thrash_ratio: Gauge,
+    /// Whether the coordinator of several gateways answers.
+    pub coordinator_up: IntGauge,
     /// Whether a node is up, by node.
     pub node_up: IntGaugeVec,
     /// Whether a node's breaker is open, by node.
     pub breaker_open: IntGaugeVec,
     /// Fields a translation had to drop, by name.
     pub dropped_fields: IntCounterVec,
+    /// Requests sent to a second node because the first was slow: `sent`, and of these `won`.
+    pub hedges: IntCounterVec,
+    /// How long requests waited for a cold model, by model.
+    pub cold_start: HistogramVec,
+    /// Rows of the usage ledger that could not be kept.
+    pub usage_rows_lost: IntGauge,
 }
 
 /// The handles of one model on one node for one caller.
@@ -155,6 +163,12 @@ impl Metrics {
             "Share of the loads of the last ten minutes that were reloads",
         )?;
         registry.register(Box::new(thrash_ratio.clone()))?;
+        let usage_rows_lost =
+            IntGauge::new("cortex_usage_rows_lost", "Rows of the usage ledger that could not be kept")?;
+        registry.register(Box::new(usage_rows_lost.clone()))?;
+        let coordinator_up =
+            IntGauge::new("cortex_coordinator_up", "Whether the coordinator of several gateways answers")?;
+        registry.register(Box::new(coordinator_up.clone()))?;
         let with_end = ["model", "node", "key", "end"];
         Ok(Self {
             requests: counters(
@@ -213,9 +227,22 @@ impl Metrics {
                 "Fields a translation had to drop",
                 &["field"],
             )?,
+            hedges: counters(
+                "hedges_total",
+                "Requests sent to a second node because the first was slow, and how many of those answered first",
+                &["outcome"],
+            )?,
+            cold_start: histograms(
+                "cold_start_seconds",
+                "How long requests waited for a cold model",
+                &["model"],
+                &LOAD_SECONDS,
+            )?,
+            usage_rows_lost,
             inflight,
             reloads,
             thrash_ratio,
+            coordinator_up,
             registry,
         })
     }

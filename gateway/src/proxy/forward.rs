@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::client::Client;
+use crate::config::NodeKind;
 use crate::fleet::node_client::reason;
 
 /// Headers that belong to one connection, and those the gateway answers for itself.
@@ -67,6 +68,26 @@ pub fn pass_on(headers: &mut HeaderMap) {
     }
 }
 
+/// The headers a key is told to a server of this kind in.
+pub fn key_headers(kind: NodeKind, key: Option<&str>) -> Vec<(HeaderName, HeaderValue)> {
+    let secret = |text: String| {
+        let mut value = HeaderValue::from_str(&text).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    };
+    let mut headers = Vec::new();
+    if kind == NodeKind::Anthropic {
+        let version = HeaderValue::from_static("2023-06-01");
+        headers.push((HeaderName::from_static("anthropic-version"), version));
+        headers.extend(
+            key.and_then(|key| Some((HeaderName::from_static("x-api-key"), secret(key.to_owned())?))),
+        );
+    } else {
+        headers.extend(key.and_then(|key| Some((header::AUTHORIZATION, secret(format!("Bearer {key}"))?))));
+    }
+    headers
+}
+
 /// Sends a request and waits for the head of the answer.
 ///
 /// # Errors
@@ -74,16 +95,19 @@ pub fn pass_on(headers: &mut HeaderMap) {
 pub async fn send(
     client: &Client,
     uri: http::Uri,
-    outgoing: &Outgoing,
-    key: Option<&HeaderValue>,
+    outgoing: Outgoing,
+    key: &[(HeaderName, HeaderValue)],
     silence: Option<Duration>,
 ) -> Result<Response<Incoming>, ForwardError> {
-    let mut request = Request::new(Full::new(outgoing.body.clone()));
-    *request.method_mut() = outgoing.method.clone();
+    let mut request = Request::new(Full::new(outgoing.body));
+    *request.method_mut() = outgoing.method;
     *request.uri_mut() = uri;
-    *request.headers_mut() = outgoing.headers.clone();
-    if let Some(key) = key {
-        request.headers_mut().insert(header::AUTHORIZATION, key.clone());
+    *request.headers_mut() = outgoing.headers;
+    for (name, value) in key {
+        // What the caller said of the dialect's version stands.
+        if value.is_sensitive() {
+            request.headers_mut().insert(name.clone(), value.clone());
+        }
     }
     let answer = client.request(request);
     let answer = match silence {

@@ -11,6 +11,7 @@ pub mod observe;
 pub mod relay;
 pub mod translate;
 pub mod waiting;
+pub mod wording;
 
 /// The error of a body that broke off.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::body::Body as AnyBody;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
@@ -15,16 +16,17 @@ use wire_api::anthropic::messages::MessagesRequest;
 use wire_api::node::routes;
 use wire_api::node::text::TokenizeResponse;
 use wire_api::openai::aggregate::ChatAggregator;
-use wire_api::openai::chat::ChatCompletionChunk;
+use wire_api::openai::chat::{ChatCompletionChunk, ChunkHead};
 use wire_api::openai::responses::ResponsesRequest;
 use wire_api::sse::{DONE, SseDecoder, SseItem};
+use wire_api::translate::chat_on_messages::{self, stream::ChatStream};
 use wire_api::translate::messages_on_chat::{self, stream::MessagesStream};
 use wire_api::translate::responses_on_chat::{self, stream::ResponsesStream};
 use wire_api::translate::{ChatServer, identity};
 use wire_api::{ApiError, ErrorKind};
 
 use super::BoxError;
-use super::relay::{Relay, UPSTREAM_IDLE, UPSTREAM_LOST};
+use super::relay::{UPSTREAM_IDLE, UPSTREAM_LOST};
 use crate::server::api::Api;
 
 /// The path every translated request goes to.
@@ -101,21 +103,20 @@ pub fn prepare(api: Api, body: &[u8]) -> Result<Option<Prepared>, ApiError> {
     Ok(Some(prepared))
 }
 
-/// The whole answer in the client's dialect, folded from the node's stream.
+/// The whole answer in the client's dialect, folded from a stream of OpenAI chat; without a way back, in that.
 ///
 /// # Errors
 /// What the node said went wrong, or 502 when its answer is none.
-pub async fn fold(relay: Relay, back: &Return) -> Result<Value, ApiError> {
-    if let Return::CountTokens = back {
-        let body = relay.collect().await.map_err(|error| broken(&error.to_string()))?.to_bytes();
+pub async fn fold(mut chat: AnyBody, back: Option<&Return>) -> Result<Value, ApiError> {
+    if let Some(Return::CountTokens) = back {
+        let body = chat.collect().await.map_err(|error| broken(&error.to_string()))?.to_bytes();
         let counted: TokenizeResponse =
             serde_json::from_slice(&body).map_err(|error| broken(&error.to_string()))?;
         return Ok(serde_json::json!({"input_tokens": counted.count}));
     }
     let mut fold = ChatAggregator::new();
     let mut decoder = SseDecoder::new();
-    let mut relay = std::pin::pin!(relay);
-    while let Some(frame) = relay.frame().await {
+    while let Some(frame) = chat.frame().await {
         let frame = frame.map_err(|error| broken(&error.to_string()))?;
         let bytes: &[u8] = frame.data_ref().map_or(&[], |bytes| bytes);
         decoder.feed(bytes).map_err(|error| broken(&error.to_string()))?;
@@ -133,12 +134,16 @@ pub async fn fold(relay: Relay, back: &Return) -> Result<Value, ApiError> {
     }
     let completion = fold.finish()?;
     match back {
-        Return::Messages(context) => {
+        Some(Return::Messages(context)) => {
             let message = messages_on_chat::reply::translate(completion, context)?;
             Ok(serde_json::to_value(message).expect("a wire type is always representable as JSON"))
         }
-        Return::Responses(context) => responses_on_chat::reply::translate(completion, (**context).clone()),
-        Return::CountTokens => unreachable!("answered above"),
+        Some(Return::Responses(context)) => {
+            responses_on_chat::reply::translate(completion, (**context).clone())
+        }
+        Some(Return::CountTokens) | None => {
+            Ok(serde_json::to_value(completion).expect("a wire type is always representable as JSON"))
+        }
     }
 }
 
@@ -152,6 +157,10 @@ fn as_it_was(mut error: ApiError) -> ApiError {
     error
 }
 
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 fn broken(reason: &str) -> ApiError {
     ApiError::new(ErrorKind::BadGateway, format!("the node's answer cannot be read: {reason}"))
         .with_code("upstream_malformed")
@@ -161,6 +170,7 @@ fn broken(reason: &str) -> ApiError {
 enum Pen {
     Messages(Box<MessagesStream>),
     Responses(Box<ResponsesStream>),
+    Chat(Box<ChatStream>),
 }
 
 impl Pen {
@@ -168,6 +178,8 @@ impl Pen {
         match self {
             Self::Messages(stream) => stream.start(out),
             Self::Responses(stream) => stream.start(out),
+            // The node's own first event begins it.
+            Self::Chat(_) => {}
         }
     }
 
@@ -175,6 +187,7 @@ impl Pen {
         match self {
             Self::Messages(stream) => stream.ping(out),
             Self::Responses(stream) => stream.ping(out),
+            Self::Chat(_) => wire_api::sse::encode::comment(out, "ping"),
         }
     }
 
@@ -182,6 +195,7 @@ impl Pen {
         match self {
             Self::Messages(stream) => stream.data(payload, out),
             Self::Responses(stream) => stream.data(payload, out),
+            Self::Chat(stream) => stream.event(payload, &mut |piece| piece.write(out)),
         }
     }
 
@@ -189,6 +203,7 @@ impl Pen {
         match self {
             Self::Messages(stream) => stream.end(out),
             Self::Responses(stream) => stream.end(out),
+            Self::Chat(stream) => stream.end(&mut |piece| piece.write(out)),
         }
     }
 
@@ -196,13 +211,14 @@ impl Pen {
         match self {
             Self::Messages(stream) => stream.fail(error, out),
             Self::Responses(stream) => stream.fail(error, out),
+            Self::Chat(stream) => stream.fail(error.clone(), &mut |piece| piece.write(out)),
         }
     }
 }
 
 /// A node's stream on its way to a client of another dialect.
 pub struct TranslatedStream {
-    relay: Pin<Box<Relay>>,
+    said: AnyBody,
     decoder: SseDecoder,
     pen: Pen,
     out: Vec<u8>,
@@ -210,24 +226,31 @@ pub struct TranslatedStream {
 }
 
 impl TranslatedStream {
-    /// Translates `relay`; `input_tokens` is an estimate that the end corrects. None when the way back
-    /// is no stream.
-    pub fn new(relay: Relay, back: &Return, request_id: &str, input_tokens: u64) -> Option<Self> {
+    /// Translates a stream of OpenAI chat; `input_tokens` is an estimate that the end corrects. None when the
+    /// way back is no stream.
+    pub fn new(chat: AnyBody, back: &Return, request_id: &str, input_tokens: u64) -> Option<Self> {
         let mut pen = match back {
             Return::Messages(context) => {
                 let id = identity::message_id(request_id);
                 Pen::Messages(Box::new(MessagesStream::new(id, input_tokens, (**context).clone())))
             }
             Return::Responses(context) => {
-                let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
                 let id = identity::response_id(request_id);
-                Pen::Responses(Box::new(ResponsesStream::new(id, created, (**context).clone())))
+                Pen::Responses(Box::new(ResponsesStream::new(id, unix_seconds(), (**context).clone())))
             }
             Return::CountTokens => return None,
         };
         let mut out = Vec::with_capacity(1024);
         pen.start(&mut out);
-        Some(Self { relay: Box::pin(relay), decoder: SseDecoder::new(), pen, out, over: false })
+        Some(Self { said: chat, decoder: SseDecoder::new(), pen, out, over: false })
+    }
+
+    /// Translates a stream of Anthropic events into OpenAI chat.
+    pub fn into_chat(events: AnyBody, context: &chat_on_messages::ReplyContext, request_id: &str) -> Self {
+        let id = identity::completion_id(request_id);
+        let head = ChunkHead { id, created: unix_seconds(), model: context.model.clone() };
+        let pen = Pen::Chat(Box::new(ChatStream::new(head, context.clone())));
+        Self { said: events, decoder: SseDecoder::new(), pen, out: Vec::new(), over: false }
     }
 
     fn read(&mut self, bytes: &[u8]) {
@@ -260,7 +283,7 @@ impl Body for TranslatedStream {
             if this.over {
                 return Poll::Ready(None);
             }
-            match ready!(this.relay.as_mut().poll_frame(context)) {
+            match ready!(Pin::new(&mut this.said).poll_frame(context)) {
                 Some(Ok(frame)) => {
                     if let Ok(bytes) = frame.into_data() {
                         this.read(&bytes);

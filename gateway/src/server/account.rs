@@ -10,6 +10,7 @@ use crate::keys::Grant;
 use crate::metrics::{End, Metrics, ReplicaMetrics};
 use crate::proxy::observe::Tokens;
 use crate::proxy::relay::Outcome;
+use crate::telemetry::{Context, Span, Traced};
 use crate::usage::{Ledger, Row};
 
 /// Counts a request among those under way, until dropped.
@@ -39,6 +40,8 @@ pub struct Party {
     pub grant: Option<Grant>,
     /// The route.
     pub route: &'static str,
+    /// Its trace, where it has one.
+    pub traced: Option<Traced>,
 }
 
 /// One request's entry in the books.
@@ -116,9 +119,33 @@ impl Account {
         if let Some(grant) = &mut self.party.grant {
             grant.settle(tokens.prompt + tokens.completion, cost);
         }
+        if let Some(traced) = self.party.traced.take() {
+            traced.tracer.ended(self.span(traced.context, end, tokens, seconds));
+        }
         if let Some(ledger) = &self.ledger {
             ledger.record(self.row(end, tokens, seconds, cost));
         }
+    }
+
+    fn span(&self, context: Context, end: End, tokens: Tokens, seconds: f64) -> Span {
+        let end_ms = unix_ms() as f64;
+        let start_ms = end_ms - seconds * 1000.0;
+        Span {
+            context,
+            route: self.party.route,
+            start_ms,
+            end_ms,
+            first_token_ms: self.first_token_s.map(|after| start_ms + after * 1000.0),
+            outcome: end.as_str(),
+            model: self.party.model.id.clone(),
+            node: self.party.node.name.clone(),
+            key: self.key_name(),
+            tokens: [tokens.prompt, tokens.cached, tokens.completion],
+        }
+    }
+
+    fn key_name(&self) -> String {
+        self.party.grant.as_ref().map_or_else(String::new, |grant| grant.key().name.clone())
     }
 
     fn row(&self, end: End, tokens: Tokens, seconds: f64, cost: f64) -> Row {
@@ -126,11 +153,11 @@ impl Account {
         Row {
             request_id: self.request_id.clone(),
             unix_ms: unix_ms().saturating_sub(total_ms as u64),
-            key: self.party.grant.as_ref().map_or_else(String::new, |grant| grant.key().name.clone()),
+            key: self.key_name(),
             model: self.party.model.id.clone(),
             node: self.party.node.name.clone(),
-            route: self.party.route,
-            outcome: end.as_str(),
+            route: self.party.route.into(),
+            outcome: end.as_str().into(),
             prompt_tokens: tokens.prompt,
             cached_tokens: tokens.cached,
             completion_tokens: tokens.completion,

@@ -4,7 +4,10 @@ use axum::body::Body;
 use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, StatusCode};
+use wire_api::rate_limits::RateLimits;
 use wire_api::{ApiError, Dialect};
+
+use crate::fleet::identity::unix_ms;
 
 /// The header a request's id is told in.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,6 +27,15 @@ pub fn response(error: &ApiError, dialect: Dialect, request_id: &str) -> Respons
     }
     identify(&mut response, dialect, request_id);
     response
+}
+
+/// Tells the caller what is left of its limits. What a node behind this gateway says of its own is replaced.
+pub fn tell_limits(response: &mut Response, limits: &RateLimits, dialect: Dialect) {
+    for (name, value) in limits.headers(dialect, unix_ms() / 1000) {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
 }
 
 /// Names the request in the answer's headers.

@@ -7,15 +7,19 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use prometheus::{Histogram, IntGauge};
 use wire_api::node::routes::{DROPPED_HEADER, WAIT_HEADER};
+use wire_api::translate::chat_on_messages::ReplyContext;
 use wire_api::{ApiError, Dialect, ErrorKind};
 
 use super::account::{Account, Party, Underway};
 use super::api::Api;
-use super::{Gateway, error};
-use crate::fleet::identity::{new_id, stable_hash};
+use super::{Gateway, error, hedge};
+use crate::config::NodeKind;
+use crate::fleet::identity::{new_id, now_ms, stable_hash};
 use crate::keys::{Grant, Key};
 use crate::metrics::ReplicaMetrics;
 use crate::placement::decisions::Facts;
@@ -26,6 +30,8 @@ use crate::proxy::forward::{self, ForwardError, Outgoing, pass_on};
 use crate::proxy::relay::Relay;
 use crate::proxy::translate::{self, Return, TranslatedStream};
 use crate::proxy::waiting::{KEEP_ALIVE, Waiting};
+use crate::proxy::wording::{Wording, Written};
+use crate::telemetry::{TRACEPARENT, Traced};
 
 /// Most nodes one request is sent to.
 const MOST_ATTEMPTS: usize = 3;
@@ -35,26 +41,38 @@ const MOST_LOADS: u32 = 4;
 const BYTES_PER_TOKEN: usize = 4;
 
 /// A request read and understood, ready to be sent anywhere.
-struct Job {
+pub(super) struct Job {
     api: Api,
-    id: String,
-    model: String,
+    pub(super) id: String,
+    pub(super) model: String,
     model_span: Option<std::ops::Range<usize>>,
     stream: bool,
     /// The way back to the caller's dialect, where nodes do not speak it.
     back: Option<Return>,
     dropped: Vec<String>,
-    facts: Facts,
+    pub(super) facts: Facts,
     outgoing: Outgoing,
+    /// Path and body as they came, where `outgoing` is a translation of them.
+    original: Option<(String, Bytes)>,
     wait: Duration,
     started: Instant,
     key: Option<Arc<Key>>,
+    traced: Option<Traced>,
 }
 
 impl Job {
-    /// Whether the node is asked for a stream although the caller did not want one.
-    fn streams_upstream(&self) -> bool {
-        matches!(self.back, Some(Return::Messages(_) | Return::Responses(_)))
+    /// The request in the words of a node of this kind.
+    fn wording(&self, kind: NodeKind) -> Result<Wording, ApiError> {
+        let written = Written {
+            api: self.api,
+            outgoing: &self.outgoing,
+            model_span: self.model_span.clone(),
+            back: self.back.as_ref(),
+            stream: self.stream,
+            dropped: &self.dropped,
+            original: self.original.as_ref(),
+        };
+        written.to(kind)
     }
 }
 
@@ -69,7 +87,13 @@ pub async fn infer(State(gateway): State<Arc<Gateway>>, request: Request) -> Res
         Ok(job) => job,
         Err(refused) => return refuse(&gateway, &refused, api, &id),
     };
-    if job.stream { stream(gateway, job).await } else { answer(gateway, Arc::new(job)).await }
+    let key = job.key.clone();
+    let mut response =
+        if job.stream { stream(gateway, job).await } else { answer(gateway, Arc::new(job)).await };
+    if let Some(key) = key {
+        error::tell_limits(&mut response, &key.limits(now_ms()), api.dialect());
+    }
+    response
 }
 
 fn refuse(gateway: &Gateway, refused: &ApiError, api: Api, id: &str) -> Response {
@@ -106,17 +130,20 @@ async fn read(
     let (model, mut model_span, mut stream) = (peeked.model.into_owned(), peeked.model_span, peeked.stream);
     let wait = wait_of(&parts.headers, Duration::from_secs(gateway.config.gateway.load_wait_s));
     pass_on(&mut parts.headers);
+    let traced = trace(gateway, &mut parts.headers);
+    // Every body here is JSON, said or not; some servers want it said.
+    parts.headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
     if let Ok(value) = HeaderValue::from_str(id) {
         parts.headers.insert(error::REQUEST_ID, value);
     }
     let path = parts.uri.path_and_query().map_or_else(String::new, |path| path.as_str().to_owned());
     let mut outgoing = Outgoing { method: parts.method, path, headers: parts.headers, body };
-    let (mut back, mut dropped) = (None, Vec::new());
+    let (mut back, mut dropped, mut original) = (None, Vec::new(), None);
     if let Some(prepared) = translate::prepare(api, &outgoing.body)? {
         model_span = wire_api::peek(&prepared.body)?.model_span;
         stream = prepared.stream;
-        outgoing.path = prepared.path.to_owned();
-        outgoing.body = prepared.body;
+        let path = std::mem::replace(&mut outgoing.path, prepared.path.to_owned());
+        original = Some((path, std::mem::replace(&mut outgoing.body, prepared.body)));
         back = Some(prepared.back);
         dropped = prepared.dropped;
         for field in &dropped {
@@ -124,7 +151,22 @@ async fn read(
         }
     }
     let id = id.to_owned();
-    Ok(Job { api, id, model, model_span, stream, back, dropped, facts, outgoing, wait, started, key })
+    Ok(Job {
+        api,
+        id,
+        model,
+        model_span,
+        stream,
+        back,
+        dropped,
+        facts,
+        outgoing,
+        original,
+        wait,
+        started,
+        key,
+        traced,
+    })
 }
 
 async fn collect(body: Body, most: usize) -> Result<Bytes, ApiError> {
@@ -139,6 +181,14 @@ async fn collect(body: Body, most: usize) -> Result<Bytes, ApiError> {
             Err(ApiError::new(ErrorKind::InvalidRequest, message).with_code("body_incomplete"))
         }
     }
+}
+
+/// Begins the request's span, where requests are traced; the node is told of it.
+fn trace(gateway: &Gateway, headers: &mut HeaderMap) -> Option<Traced> {
+    let tracer = gateway.tracer.as_ref()?;
+    let context = tracer.begin(headers)?;
+    headers.insert(TRACEPARENT, context.header()?);
+    Some(Traced { context, tracer: tracer.clone() })
 }
 
 /// What ties requests of one conversation together, as a number; 0 when nothing does. What a client says of
@@ -230,12 +280,11 @@ async fn serve(gateway: &Arc<Gateway>, job: &Job, underway: Underway) -> Result<
         if loads == 0 && tried.is_empty() {
             placed.ticket.model().arrived();
         }
-        let node = placed.node.hash;
         let more = tried.len() + 1 < MOST_ATTEMPTS;
-        match attempt(gateway, job, *placed, &mut underway, &mut grant, more).await {
-            Attempt::Answer(response) => return Ok(response),
-            Attempt::Elsewhere { error, reason } => {
-                tried.push(node);
+        tried.push(placed.node.hash);
+        match hedge::ask(gateway, job, *placed, &mut tried, more).await {
+            Ok(asked) => return Ok(relay(gateway, job, asked, &mut underway, grant.take()).await),
+            Err(Elsewhere { error, reason }) => {
                 let is_free = last.is_none() && more;
                 if !is_free && !more || !gateway.budget.take() {
                     return Err(error);
@@ -266,18 +315,40 @@ fn admit(gateway: &Gateway, job: &Job) -> Result<Option<Grant>, ApiError> {
     key.admit(names.chain([job.model.as_str()]), tokens).map(Some)
 }
 
+/// Counts a request among those that wait for a cold model, until dropped: the client may leave first.
+struct Waits {
+    waiting: IntGauge,
+    took: Histogram,
+    since: Instant,
+}
+
+impl Waits {
+    fn begin(gateway: &Gateway, model: &str) -> Self {
+        let waiting = gateway.metrics.waiting.with_label_values(&[model]);
+        waiting.inc();
+        let took = gateway.metrics.cold_start.with_label_values(&[model]);
+        Self { waiting, took, since: Instant::now() }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.waiting.dec();
+        self.took.observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
 async fn wait_for_load(gateway: &Arc<Gateway>, job: &Job) -> Result<(), ApiError> {
     let view = gateway.fleet.view();
     let model = view.model(&job.model).ok_or_else(|| ApiError::model_not_found(&job.model))?;
     gateway.metrics.cold_starts.with_label_values(&[&model.id]).inc();
     model.gauge.arrived();
     let mut flight = gateway.placement.make_resident(&model.id);
-    let waiting = gateway.metrics.waiting.with_label_values(&[&model.id]);
-    waiting.inc();
+    let waits = Waits::begin(gateway, &model.id);
     let over = |flight: &Flight| matches!(flight, Flight::Ready | Flight::Failed(_));
     let landed = tokio::time::timeout(job.wait, flight.wait_for(over)).await;
     let landed = landed.map(|flight| flight.map(|state| state.clone()));
-    waiting.dec();
+    drop(waits);
     let state = match landed {
         Ok(Ok(state)) => state,
         // The task that loads it is gone, or this request's patience is.
@@ -297,34 +368,49 @@ async fn wait_for_load(gateway: &Arc<Gateway>, job: &Job) -> Result<(), ApiError
     }
 }
 
-enum Attempt {
-    Answer(Response),
-    Elsewhere { error: ApiError, reason: &'static str },
+/// A node's answer has begun.
+pub(super) struct Asked {
+    placed: Placed,
+    way: Way,
+    response: http::Response<hyper::body::Incoming>,
 }
 
-/// Sends the request to one node. `more`: whether another may be tried after it.
-async fn attempt(
+/// The way back from a node's words to the caller's.
+struct Way {
+    first: Option<Box<ReplyContext>>,
+    then: Option<Return>,
+    spoken: Dialect,
+    dropped: Vec<String>,
+}
+
+/// Why another node may be tried.
+pub(super) struct Elsewhere {
+    error: ApiError,
+    reason: &'static str,
+}
+
+/// Sends the request to one node and waits until its answer begins. `more`: whether another may be tried.
+pub(super) async fn ask_node(
     gateway: &Gateway,
     job: &Job,
     mut placed: Placed,
-    underway: &mut Option<Underway>,
-    grant: &mut Option<Grant>,
     more: bool,
-) -> Attempt {
-    let mut outgoing = job.outgoing.clone();
-    if let (Some(name), Some(span)) = (&placed.rename, &job.model_span) {
+) -> Result<Asked, Elsewhere> {
+    let wording = job.wording(placed.node.kind).map_err(|error| Elsewhere { error, reason: "dialect" })?;
+    let Wording { mut outgoing, model_span, first, then, spoken, stream, dropped } = wording;
+    if let (Some(name), Some(span)) = (&placed.rename, &model_span) {
         outgoing.body = wire_api::peek::with_model(&outgoing.body, span, name).into();
     }
     let Some(uri) = placed.node.endpoint.uri(&outgoing.path) else {
         let error =
             ApiError::new(ErrorKind::Internal, format!("node {} has no usable URL", placed.node.name));
-        return Attempt::Elsewhere { error, reason: "endpoint" };
+        return Err(Elsewhere { error, reason: "endpoint" });
     };
-    let key = gateway.node_keys.get(&placed.node.hash);
+    let key = gateway.node_keys.get(&placed.node.hash).map_or(&[][..], Vec::as_slice);
     // An answer that is no stream begins when it is whole; silence until then is not an error. A node that is
     // gone is noticed by TCP's keep-alives.
-    let silence = (job.stream || job.streams_upstream()).then(|| gateway.config.gateway.idle_timeout());
-    let sent = forward::send(&gateway.client, uri, &outgoing, key, silence).await;
+    let silence = stream.then(|| gateway.config.gateway.idle_timeout());
+    let sent = forward::send(&gateway.client, uri, outgoing, key, silence).await;
     let response = match sent {
         Ok(response) => response,
         Err(error) => {
@@ -335,7 +421,7 @@ async fn attempt(
             };
             let message = format!("node {}: {error}", placed.node.name);
             let error = ApiError::new(kind, message).with_code("upstream_unreachable").with_retry_after(1);
-            return Attempt::Elsewhere { error, reason };
+            return Err(Elsewhere { error, reason });
         }
     };
     let status = response.status().as_u16();
@@ -343,9 +429,9 @@ async fn attempt(
         placed.ticket.succeeded();
         let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let error = ApiError::from_response(status, &body);
-        return Attempt::Elsewhere { error, reason: "busy" };
+        return Err(Elsewhere { error, reason: "busy" });
     }
-    Attempt::Answer(relay(gateway, job, placed, underway, grant.take(), response).await)
+    Ok(Asked { placed, way: Way { first, then, spoken, dropped }, response })
 }
 
 /// Whether another node could serve the request.
@@ -360,18 +446,18 @@ fn others(gateway: &Gateway, job: &Job, node: u64) -> bool {
 async fn relay(
     gateway: &Gateway,
     job: &Job,
-    mut placed: Placed,
+    asked: Asked,
     underway: &mut Option<Underway>,
     grant: Option<Grant>,
-    response: http::Response<hyper::body::Incoming>,
 ) -> Response {
+    let Asked { mut placed, way, response } = asked;
     placed.ticket.succeeded();
     if response.status().is_success() {
         gateway.placement.prefixes().note(placed.model.hash, &job.facts.prefix_blocks, placed.node.hash);
     }
     let handles = handles(gateway, &placed, grant.as_ref().map(Grant::key));
     let (model, node) = (Arc::clone(&placed.model), Arc::clone(&placed.node));
-    let party = Party { model, node, grant, route: job.api.as_str() };
+    let party = Party { model, node, grant, route: job.api.as_str(), traced: job.traced.clone() };
     let underway = underway.take().unwrap_or_else(|| Underway::begin(&gateway.metrics));
     let account =
         Account::open(job.id.clone(), handles, gateway.ledger.clone(), party, job.started, underway);
@@ -385,12 +471,12 @@ async fn relay(
     let node = HeaderValue::from_str(&placed.node.name).ok();
     let idle = gateway.config.gateway.idle_timeout();
     let refused = !parts.status.is_success();
-    let upstream_dialect = if job.back.is_some() { Dialect::OpenAi } else { dialect };
-    let spoken = events.then_some(upstream_dialect);
-    let relay = Relay::new(body, spoken, idle, placed.ticket, account, job.started, refused);
-    let mut response = match &job.back {
-        None => Response::from_parts(parts, Body::new(relay)),
-        Some(back) => translated(job, parts.status.as_u16(), relay, back).await,
+    let spoken = events.then_some(way.spoken);
+    let relay = Body::new(Relay::new(body, spoken, idle, placed.ticket, account, job.started, refused));
+    let mut response = if way.first.is_none() && way.then.is_none() {
+        Response::from_parts(parts, relay)
+    } else {
+        translated(job, parts.status.as_u16(), relay, &way).await
     };
     if let Some(node) = node {
         response.headers_mut().insert("x-cortex-node", node);
@@ -400,33 +486,42 @@ async fn relay(
 }
 
 /// A node's answer in a dialect it does not speak.
-async fn translated(job: &Job, status: u16, relay: Relay, back: &Return) -> Response {
+async fn translated(job: &Job, status: u16, relay: Body, way: &Way) -> Response {
     let dialect = job.api.dialect();
     let mut response = if status >= 400 {
         let body = relay.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         error::response(&ApiError::from_response(status, &body), dialect, &job.id)
-    } else if let Some(stream) = wanted_stream(job, back) {
-        let estimate = u64::from(job.facts.prompt_tokens);
-        match TranslatedStream::new(relay, stream, &job.id, estimate) {
-            Some(body) => event_stream(Body::new(body)),
-            None => error::response(&ApiError::new(ErrorKind::Internal, "no stream"), dialect, &job.id),
-        }
     } else {
-        match translate::fold(relay, back).await {
-            Ok(answer) => axum::Json(answer).into_response(),
-            Err(failed) => error::response(&failed, dialect, &job.id),
+        let chat = match &way.first {
+            Some(context) => Body::new(TranslatedStream::into_chat(relay, context, &job.id)),
+            None => relay,
+        };
+        if job.stream && !matches!(way.then, Some(Return::CountTokens)) {
+            streamed(job, chat, way.then.as_ref())
+        } else {
+            match translate::fold(chat, way.then.as_ref()).await {
+                Ok(answer) => axum::Json(answer).into_response(),
+                Err(failed) => error::response(&failed, dialect, &job.id),
+            }
         }
     };
-    if !job.dropped.is_empty()
-        && let Ok(names) = HeaderValue::from_str(&job.dropped.join(","))
+    if !way.dropped.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&way.dropped.join(","))
     {
         response.headers_mut().insert(DROPPED_HEADER, names);
     }
     response
 }
 
-fn wanted_stream<'b>(job: &Job, back: &'b Return) -> Option<&'b Return> {
-    (job.stream && !matches!(back, Return::CountTokens)).then_some(back)
+fn streamed(job: &Job, chat: Body, then: Option<&Return>) -> Response {
+    let Some(back) = then else { return event_stream(chat) };
+    match TranslatedStream::new(chat, back, &job.id, u64::from(job.facts.prompt_tokens)) {
+        Some(body) => event_stream(Body::new(body)),
+        None => {
+            let error = ApiError::new(ErrorKind::Internal, "this answer is no stream");
+            error::response(&error, job.api.dialect(), &job.id)
+        }
+    }
 }
 
 fn event_stream(body: Body) -> Response {

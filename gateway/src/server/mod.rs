@@ -8,6 +8,7 @@ pub mod administration;
 pub mod api;
 pub mod catalogue;
 pub mod error;
+mod hedge;
 pub mod inference;
 pub mod listen;
 pub mod page;
@@ -24,7 +25,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use wire_api::node::status::Version;
 use wire_api::{ApiError, Dialect, ErrorKind};
 
@@ -36,6 +37,8 @@ use crate::metrics::Metrics;
 use crate::placement::Placement;
 use crate::proxy::budget::RetryBudget;
 use crate::proxy::client::Client;
+use crate::proxy::forward::key_headers;
+use crate::telemetry::Tracer;
 use crate::usage::Ledger;
 
 /// Everything a request needs.
@@ -55,9 +58,11 @@ pub struct Gateway {
     /// What was used.
     pub ledger: Option<Arc<Ledger>>,
     budget: RetryBudget,
-    node_keys: HashMap<u64, HeaderValue>,
+    hedges: RetryBudget,
+    node_keys: HashMap<u64, Vec<(HeaderName, HeaderValue)>>,
     draining: AtomicBool,
     started: Instant,
+    tracer: Option<Tracer>,
 }
 
 impl Gateway {
@@ -74,15 +79,14 @@ impl Gateway {
         let node_keys = config
             .neurons
             .iter()
-            .filter_map(|node| {
-                let key = crate::fleet::poll::key(node)?;
-                let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
-                value.set_sensitive(true);
-                Some((stable_hash(node.name.as_bytes()), value))
+            .map(|node| {
+                let key = crate::fleet::poll::key(node);
+                (stable_hash(node.name.as_bytes()), key_headers(node.kind, key.as_deref()))
             })
             .collect();
         Self {
             budget: RetryBudget::new(config.gateway.retry_budget),
+            hedges: RetryBudget::new(config.proxy.hedge_budget),
             config,
             fleet,
             placement,
@@ -93,7 +97,14 @@ impl Gateway {
             node_keys,
             draining: AtomicBool::new(false),
             started: Instant::now(),
+            tracer: None,
         }
+    }
+
+    /// The same, tracing its requests.
+    pub fn traced_by(mut self, tracer: Option<Tracer>) -> Self {
+        self.tracer = tracer;
+        self
     }
 
     /// Takes no new requests; what is under way goes on.
@@ -104,6 +115,16 @@ impl Gateway {
     /// Whether new requests are turned away.
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+}
+
+impl crate::coordinator::membership::Limits for Gateway {
+    fn spent(&self) -> crate::coordinator::Spendings {
+        self.keys.load().spent()
+    }
+
+    fn charge(&self, key: &str, spent: crate::coordinator::Spent) {
+        self.keys.load().charge(key, spent);
     }
 }
 
@@ -138,6 +159,9 @@ pub fn metrics_router(gateway: Arc<Gateway>) -> Router {
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
+    if let Some(ledger) = &gateway.ledger {
+        gateway.metrics.usage_rows_lost.set(ledger.lost() as i64);
+    }
     let text = gateway.metrics.render();
     ([(http::header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }

@@ -29,6 +29,8 @@ pub struct FleetStatus {
     pub inflight: u64,
     /// The nodes, by name.
     pub nodes: Vec<NodeStatus>,
+    /// How gateways agree.
+    pub coordinator: crate::coordinator::Standing,
     /// Loads under way: model and what it is doing.
     pub loads: Vec<(String, String)>,
     /// The last changes of what is loaded where, newest first.
@@ -125,13 +127,19 @@ pub fn status(gateway: &Gateway) -> FleetStatus {
         router: gateway.placement.router().name().into(),
         evictor: gateway.placement.evictor().name().into(),
         inflight: gateway.fleet.gauges().inflight(),
-        nodes: view.nodes.iter().map(|node| node_status(node)).collect(),
+        nodes: view.nodes.iter().map(|node| node_status(&view, node)).collect(),
+        coordinator: gateway.placement.coordinator().standing(),
         loads: loads.into_iter().map(|(model, flight)| (model, flight.line())).collect(),
         changes: changes.iter().filter_map(|change| serde_json::to_value(change).ok()).collect(),
     }
 }
 
-fn node_status(node: &NodeView) -> NodeStatus {
+fn node_status(view: &FleetView, node: &NodeView) -> NodeStatus {
+    // Pinned by this gateway's administrator, or by the node's own.
+    let pinned = |id: &str| {
+        let replicas = view.model(id).map_or(&[][..], |model| &model.replicas);
+        replicas.iter().any(|replica| replica.node.hash == node.hash && replica.gauge.pinned())
+    };
     NodeStatus {
         name: node.name.clone(),
         endpoint: node.endpoint.as_str().to_owned(),
@@ -151,17 +159,17 @@ fn node_status(node: &NodeView) -> NodeStatus {
                 free_bytes: device.memory_free_bytes,
             })
             .collect(),
-        models: node.status.models.iter().map(resident_status).collect(),
+        models: node.status.models.iter().map(|model| resident_status(model, pinned(&model.id.0))).collect(),
     }
 }
 
-fn resident_status(model: &wire_api::node::models::ModelStatus) -> ResidentStatus {
+fn resident_status(model: &wire_api::node::models::ModelStatus, pinned: bool) -> ResidentStatus {
     let loading = matches!(model.state, ModelState::Loading | ModelState::Recovering);
     let progress = model.progress.as_ref().filter(|_| loading);
     ResidentStatus {
         id: model.id.0.clone(),
         state: model.state,
-        pinned: model.pinned,
+        pinned: model.pinned || pinned,
         bytes: model.memory.bytes(),
         devices: model.details.iter().flat_map(|d| d.devices.iter().map(|id| id.0.clone())).collect(),
         inflight: model.activity.inflight,

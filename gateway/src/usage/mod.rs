@@ -1,42 +1,37 @@
-//! What was used: one row per request, kept in SQLite, and what each key has spent of its budget.
+//! What was used: one row per request, kept in a database, and what each key has spent of its budget.
 //!
-//! Rows are handed to one writer thread over a bounded channel and written in batches; a request
-//! never waits for a disk. When the writer cannot keep up, rows are dropped and counted, and said so.
+//! Rows are handed to one writer thread over a bounded channel and written in batches; a request never waits for
+//! a disk or a network. The books are a SQLite file ([`sqlite`]) or a table in PostgreSQL ([`postgres`]). While the
+//! database is away rows wait; when no more can wait, rows are lost, counted, and said so.
 
+pub mod export;
+pub mod postgres;
+pub mod sqlite;
+
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
-
-/// Rows that may wait for the disk.
+/// Rows that may wait for the database.
 const QUEUE: usize = 16_384;
 /// Rows written in one transaction.
 const BATCH: usize = 1024;
-
-const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS requests (
-        request_id TEXT NOT NULL,
-        unix_ms INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        model TEXT NOT NULL,
-        node TEXT NOT NULL,
-        route TEXT NOT NULL,
-        outcome TEXT NOT NULL,
-        prompt_tokens INTEGER NOT NULL,
-        cached_tokens INTEGER NOT NULL,
-        completion_tokens INTEGER NOT NULL,
-        first_token_ms REAL,
-        total_ms REAL NOT NULL,
-        cost REAL NOT NULL
-    );
-    CREATE INDEX IF NOT EXISTS requests_by_key ON requests (key, unix_ms);
-";
+/// How long a batch waits for more rows.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Pauses between attempts to write to a database that is away.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5)];
+/// Attempts to write what is left when the gateway ends.
+const LAST_ATTEMPTS: usize = 3;
+/// Longest wait for an answer about what was spent.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// One request.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct Row {
     /// Its id.
     pub request_id: String,
@@ -49,9 +44,9 @@ pub struct Row {
     /// The node.
     pub node: String,
     /// The route.
-    pub route: &'static str,
+    pub route: Cow<'static, str>,
     /// How it ended.
-    pub outcome: &'static str,
+    pub outcome: Cow<'static, str>,
     /// Prompt tokens.
     pub prompt_tokens: u64,
     /// Of these, from a cache.
@@ -66,6 +61,24 @@ pub struct Row {
     pub cost: f64,
 }
 
+/// Which rows are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this key alone.
+    pub key: Option<String>,
+    /// Not older than this, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+}
+
+/// Where the books are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A SQLite file.
+    File(PathBuf),
+    /// A PostgreSQL database: `postgresql://user@host/name`.
+    Postgres(String),
+}
+
 /// Why there is no ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
@@ -77,68 +90,132 @@ pub enum UsageError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// The server does not answer, or refuses.
+    #[error("the usage database {place}: {reason}")]
+    Server {
+        /// The server and database, without a password.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// The writer does not answer.
+    #[error("the usage database does not answer; what was spent is not known")]
+    Busy,
+}
+
+/// Keeps rows.
+pub trait Store: Send {
+    /// Writes all of them or none.
+    ///
+    /// # Errors
+    /// [`UsageError`]; they may be written again.
+    fn write(&mut self, rows: &[Row]) -> Result<(), UsageError>;
+
+    /// What a key has spent since then.
+    ///
+    /// # Errors
+    /// [`UsageError`].
+    fn spent(&mut self, key: &str, since_unix_ms: u64) -> Result<f64, UsageError>;
+
+    /// Gives every row, oldest first, until told to stop by `false`.
+    ///
+    /// # Errors
+    /// [`UsageError`].
+    fn each(&mut self, filter: &Filter, give: &mut dyn FnMut(Row) -> bool) -> Result<(), UsageError>;
+}
+
+/// Opens the books, and makes them where there are none.
+///
+/// # Errors
+/// [`UsageError`] naming the place.
+pub fn open(source: &Source) -> Result<Box<dyn Store>, UsageError> {
+    Ok(match source {
+        Source::File(path) => Box::new(sqlite::Sqlite::open(path)?),
+        Source::Postgres(address) => Box::new(postgres::Postgres::open(address)?),
+    })
+}
+
+enum Order {
+    Write(Row),
+    Spent { key: String, since_unix_ms: u64, answer: SyncSender<Result<f64, UsageError>> },
 }
 
 /// The ledger. Dropping it writes what is left.
 pub struct Ledger {
-    rows: Option<SyncSender<Row>>,
+    orders: Option<SyncSender<Order>>,
     writer: Option<JoinHandle<()>>,
-    path: PathBuf,
+    lost: Arc<AtomicU64>,
 }
 
 impl Ledger {
-    /// Opens or creates the database.
+    /// Opens or creates a SQLite file.
     ///
     /// # Errors
     /// [`UsageError`] naming the file.
     pub fn open(path: &Path) -> Result<Self, UsageError> {
-        let wrong = |source| UsageError::Database { path: path.to_owned(), source };
-        let connection = Connection::open(path).map_err(wrong)?;
-        // Readers and the writer do not block each other, and a crash loses no committed row.
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(wrong)?;
-        connection.pragma_update(None, "synchronous", "NORMAL").map_err(wrong)?;
-        connection.execute_batch(SCHEMA).map_err(wrong)?;
-        let (sender, receiver) = sync_channel(QUEUE);
+        Self::of(Source::File(path.to_owned()))
+    }
+
+    /// Opens the books wherever they are.
+    ///
+    /// # Errors
+    /// [`UsageError`] naming the place.
+    pub fn of(source: Source) -> Result<Self, UsageError> {
+        let (orders, receiver) = sync_channel(QUEUE);
+        let (opened, outcome) = sync_channel(1);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&lost);
+        // The thread opens the database itself: a driver may not be used where an asynchronous task waits.
         let writer = std::thread::Builder::new()
             .name("usage-ledger".into())
-            .spawn(move || write_all(connection, &receiver))
+            .spawn(move || match open(&source) {
+                Ok(store) => {
+                    let _ = opened.send(Ok(()));
+                    Writer { store, orders: receiver, lost: counted }.run();
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                }
+            })
             .expect("a thread can be started");
-        Ok(Self { rows: Some(sender), writer: Some(writer), path: path.to_owned() })
+        outcome.recv().unwrap_or(Err(UsageError::Busy))?;
+        Ok(Self { orders: Some(orders), writer: Some(writer), lost })
     }
 
     /// Writes a row soon.
     pub fn record(&self, row: Row) {
-        let Some(rows) = &self.rows else { return };
-        match rows.try_send(row) {
-            Ok(()) => {}
-            Err(TrySendError::Full(row)) => {
-                tracing::warn!(request = row.request_id, "the usage database cannot keep up; a row is lost");
-            }
-            Err(TrySendError::Disconnected(_)) => {
-                tracing::error!("the usage database is gone; a row is lost")
+        let Some(orders) = &self.orders else { return };
+        if orders.try_send(Order::Write(row)).is_err() {
+            let before = self.lost.fetch_add(1, Ordering::Relaxed);
+            if before.is_power_of_two() || before == 0 {
+                tracing::error!(lost = before + 1, "the usage database cannot keep up; rows are lost");
             }
         }
     }
 
-    /// What a key has spent since `unix_ms`.
+    /// Rows that could not be kept.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// What a key has spent since `unix_ms`, rows on their way included.
     ///
     /// # Errors
-    /// [`UsageError`] naming the file.
+    /// [`UsageError`].
     pub fn spent(&self, key: &str, since_unix_ms: u64) -> Result<f64, UsageError> {
-        let query = || {
-            Connection::open(&self.path)?.query_row(
-                "SELECT COALESCE(SUM(cost), 0) FROM requests WHERE key = ?1 AND unix_ms >= ?2",
-                params![key, signed(since_unix_ms)],
-                |row| row.get(0),
-            )
-        };
-        query().map_err(|source| UsageError::Database { path: self.path.clone(), source })
+        let (answer, answered) = sync_channel(1);
+        let order = Order::Spent { key: key.to_owned(), since_unix_ms, answer };
+        let orders = self.orders.as_ref().ok_or(UsageError::Busy)?;
+        match orders.try_send(order) {
+            Ok(()) => answered.recv_timeout(ANSWER).unwrap_or(Err(UsageError::Busy)),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(UsageError::Busy),
+        }
     }
 }
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        self.rows = None;
+        self.orders = None;
         if let Some(writer) = self.writer.take() {
             // The writer ends when it has written what was left; if it died, that was logged.
             let _ = writer.join();
@@ -146,89 +223,68 @@ impl Drop for Ledger {
     }
 }
 
-fn write_all(mut connection: Connection, rows: &Receiver<Row>) {
-    while let Ok(first) = rows.recv() {
-        let mut batch = vec![first];
-        // A little patience makes one transaction of many rows.
-        while batch.len() < BATCH
-            && let Ok(row) = rows.recv_timeout(Duration::from_millis(20))
-        {
-            batch.push(row);
-        }
-        if let Err(error) = write_batch(&mut connection, &batch) {
-            tracing::error!(%error, rows = batch.len(), "the usage database refused rows; they are lost");
-        }
-    }
+struct Writer {
+    store: Box<dyn Store>,
+    orders: Receiver<Order>,
+    lost: Arc<AtomicU64>,
 }
 
-/// SQLite's integers are signed; no count here comes near the limit.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn write_batch(connection: &mut Connection, batch: &[Row]) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    {
-        let mut insert = transaction.prepare_cached(
-            "INSERT INTO requests VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        )?;
-        for row in batch {
-            insert.execute(params![
-                row.request_id,
-                signed(row.unix_ms),
-                row.key,
-                row.model,
-                row.node,
-                row.route,
-                row.outcome,
-                signed(row.prompt_tokens),
-                signed(row.cached_tokens),
-                signed(row.completion_tokens),
-                row.first_token_ms,
-                row.total_ms,
-                row.cost
-            ])?;
+impl Writer {
+    fn run(mut self) {
+        let mut batch = Vec::new();
+        while let Ok(order) = self.orders.recv() {
+            let mut next = Some(order);
+            // A little patience makes one transaction of many rows.
+            while let Some(order) = next {
+                match order {
+                    Order::Write(row) => batch.push(row),
+                    Order::Spent { key, since_unix_ms, answer } => {
+                        self.write(&mut batch);
+                        let _ = answer.send(self.store.spent(&key, since_unix_ms));
+                    }
+                }
+                next = if batch.len() < BATCH { self.orders.recv_timeout(PATIENCE).ok() } else { None };
+            }
+            self.write(&mut batch);
         }
     }
-    transaction.commit()
-}
 
-/// Prints the ledger as comma-separated values.
-///
-/// # Errors
-/// [`UsageError`] naming the file; what cannot be written to `out` ends it silently.
-pub fn export(path: &Path, out: &mut dyn std::io::Write) -> Result<(), UsageError> {
-    let wrong = |source| UsageError::Database { path: path.to_owned(), source };
-    let connection = Connection::open(path).map_err(wrong)?;
-    let mut query = connection.prepare("SELECT * FROM requests ORDER BY unix_ms").map_err(wrong)?;
-    let header = query.column_names().collect::<Vec<_>>().join(",");
-    let columns = query.column_count();
-    let mut rows = query.query([]).map_err(wrong)?;
-    let mut ended = writeln!(out, "{header}").is_err();
-    while let Some(row) = rows.next().map_err(wrong)? {
-        let cells: Vec<String> = (0..columns).map(|column| cell(row.get_ref(column).ok())).collect();
-        ended = ended || writeln!(out, "{}", cells.join(",")).is_err();
-        if ended {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn cell(value: Option<rusqlite::types::ValueRef<'_>>) -> String {
-    use rusqlite::types::ValueRef;
-    match value {
-        Some(ValueRef::Integer(number)) => number.to_string(),
-        Some(ValueRef::Real(number)) => number.to_string(),
-        Some(ValueRef::Text(text)) => {
-            let text = String::from_utf8_lossy(text);
-            if text.contains([',', '"', '\n']) {
-                format!("\"{}\"", text.replace('"', "\"\""))
-            } else {
-                text.into_owned()
+    /// Writes the batch, again and again while the database is away.
+    fn write(&mut self, batch: &mut Vec<Row>) {
+        let mut attempts = 0;
+        while !batch.is_empty() {
+            match self.store.write(batch) {
+                Ok(()) => batch.clear(),
+                Err(error) => {
+                    if attempts == 0 {
+                        tracing::error!(%error, rows = batch.len(), "the usage database refused rows; they wait");
+                    }
+                    attempts += 1;
+                    if attempts >= LAST_ATTEMPTS && self.ended(batch) {
+                        tracing::error!(%error, rows = batch.len(), "the gateway ends; these rows are lost");
+                        self.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                        batch.clear();
+                        return;
+                    }
+                    std::thread::sleep(PAUSES[attempts.min(PAUSES.len()) - 1]);
+                }
             }
         }
-        _ => String::new(),
+    }
+
+    /// Whether nobody will give orders any more; what comes meanwhile joins the batch.
+    fn ended(&self, batch: &mut Vec<Row>) -> bool {
+        while batch.len() < BATCH {
+            match self.orders.try_recv() {
+                Ok(Order::Write(row)) => batch.push(row),
+                Ok(Order::Spent { answer, .. }) => {
+                    let _ = answer.send(Err(UsageError::Busy));
+                }
+                Err(TryRecvError::Disconnected) => return true,
+                Err(TryRecvError::Empty) => return false,
+            }
+        }
+        false
     }
 }
 
@@ -258,47 +314,12 @@ impl Spending {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Databases' integers are signed; no count here comes near the limit.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
 
-    #[test]
-    fn rows_survive_a_restart_and_can_be_exported() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("usage.sqlite");
-        let row = |key: &str, unix_ms, cost| Row {
-            request_id: format!("req,{unix_ms}"),
-            key: key.into(),
-            unix_ms,
-            cost,
-            route: "chat",
-            outcome: "complete",
-            ..Row::default()
-        };
-        let ledger = Ledger::open(&path).expect("a ledger");
-        for unix_ms in 0..2000 {
-            ledger.record(row("alice", unix_ms, 0.5));
-        }
-        ledger.record(row("bob", 5, 9.0));
-        drop(ledger);
-        let ledger = Ledger::open(&path).expect("again");
-        assert_eq!(ledger.spent("alice", 0).expect("readable"), 1000.0);
-        assert_eq!(ledger.spent("alice", 1990).expect("readable"), 5.0);
-        assert_eq!(ledger.spent("nobody", 0).expect("readable"), 0.0);
-        let mut text = Vec::new();
-        export(&path, &mut text).expect("readable");
-        let text = String::from_utf8(text).expect("text");
-        assert_eq!(text.lines().count(), 2002);
-        assert!(
-            text.starts_with("request_id,unix_ms,key") && text.contains("\"req,5\",5,bob,"),
-            "{}",
-            &text[..300]
-        );
-    }
-
-    #[test]
-    fn what_is_no_database_is_refused_by_name() {
-        let error = Ledger::open(Path::new("/nowhere/usage.sqlite")).err().expect("no folder").to_string();
-        assert!(error.contains("/nowhere/usage.sqlite"), "{error}");
-    }
+/// And back.
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
 }

@@ -9,6 +9,8 @@ use serde_json::json;
 use crate::client::{chat, chat_with, send};
 use crate::gateway::TestGateway;
 use crate::node::MockNode;
+use cortex::usage::export::{Format, export};
+use cortex::usage::{Filter, Source};
 
 /// A folder with a key file: `inference` for everybody's work, `admin` for changes.
 fn key_file(folder: &Path, limits: &str) -> (String, String, String) {
@@ -94,7 +96,8 @@ async fn every_request_is_in_the_books_and_a_spent_budget_survives_a_restart() {
     let gateway = TestGateway::start(&[&a], &settings, catalogue).await;
     assert_eq!(chat_with(&gateway.endpoint, "m", false, key).await.status, 429, "not forgotten");
     let mut text = Vec::new();
-    cortex::usage::export(&folder.path().join("usage.sqlite"), &mut text).expect("a ledger");
+    let books = Source::File(folder.path().join("usage.sqlite"));
+    export(&books, &Filter::default(), Format::Csv, &mut text).expect("a ledger");
     let text = String::from_utf8(text).expect("text");
     let row = text.lines().nth(1).expect("one request");
     assert!(row.contains(",alice,m,a,chat,complete,7,0,3,"), "{text}");

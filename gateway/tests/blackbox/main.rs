@@ -2,6 +2,7 @@
 //! ports; nothing is timed but by what happens.
 
 mod access;
+mod carriage;
 mod client;
 mod cold;
 mod dialects;

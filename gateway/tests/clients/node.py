@@ -241,6 +241,7 @@ class Handler(BaseHTTPRequestHandler):
         if script.wants("think"):
             for piece in ("hm, ", "let me ", "see"):
                 delta({"reasoning_content": piece})
+                time.sleep(0.1)
         calls = script.calls()
         text = "" if calls else script.text()
         for at in range(0, len(text), CHARACTERS):
