@@ -69,7 +69,11 @@ fn picture(status: &FleetStatus) -> String {
 
 fn draw_coordinator(out: &mut String, standing: &crate::coordinator::Standing) {
     if let Some(fault) = &standing.fault {
-        let _ = writeln!(out, "{} is lost: {fault}; what is loaded serves on, nothing is loaded or unloaded", standing.kind);
+        let _ = writeln!(
+            out,
+            "{} is lost: {fault}; what is loaded serves on, nothing is loaded or unloaded",
+            standing.kind
+        );
     } else if !standing.gateways.is_empty() {
         let _ = writeln!(out, "gateways {}", standing.gateways.join(", "));
     }

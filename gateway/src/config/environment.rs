@@ -17,8 +17,18 @@ const OTHER: [&str; 6] = [
 ];
 
 /// Sections a variable may name.
-const SECTIONS: [&str; 10] =
-    ["gateway", "polling", "routing", "eviction", "plugins", "keys", "usage", "coordinator", "proxy", "telemetry"];
+const SECTIONS: [&str; 10] = [
+    "gateway",
+    "polling",
+    "routing",
+    "eviction",
+    "plugins",
+    "keys",
+    "usage",
+    "coordinator",
+    "proxy",
+    "telemetry",
+];
 
 /// Writes every override into `table`; says whether there was any.
 ///

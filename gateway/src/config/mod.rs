@@ -268,7 +268,10 @@ impl Neuron {
     pub fn api_key(&self) -> Result<Option<String>, ConfigError> {
         if let Some(name) = &self.api_key_env {
             let key = std::env::var(name).map_err(|_| {
-                ConfigError::value("neurons.api_key_env", format!("the variable {name} of node {:?} is not set", self.name))
+                ConfigError::value(
+                    "neurons.api_key_env",
+                    format!("the variable {name} of node {:?} is not set", self.name),
+                )
             })?;
             return Ok(Some(key));
         }
@@ -376,8 +379,13 @@ impl Config {
                 return Err(ConfigError::value(key, "must be from 0 to 1"));
             }
         }
-        if self.usage.database.is_some() && (self.usage.postgres.is_some() || self.usage.postgres_file.is_some()) {
-            return Err(ConfigError::value("usage", "has a database file and PostgreSQL; one of them keeps the books"));
+        if self.usage.database.is_some()
+            && (self.usage.postgres.is_some() || self.usage.postgres_file.is_some())
+        {
+            return Err(ConfigError::value(
+                "usage",
+                "has a database file and PostgreSQL; one of them keeps the books",
+            ));
         }
         let positive = [
             ("polling.interval_ms", self.polling.interval_ms),

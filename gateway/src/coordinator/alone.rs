@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{Claim, Coordinator, Held, Lost, Registered, Spendings, Standing};
+use super::{Claim, Coordinator, Held, Lost, Registered, Spendings, SpentByGateway, Standing};
 
 /// The turns of every node, taken in order of arrival.
 #[derive(Default)]
@@ -55,7 +55,7 @@ impl Coordinator for Alone {
 
     fn tell_spent(&self, _: Spendings) {}
 
-    fn spent_elsewhere(&self) -> Spendings {
-        Spendings::new()
+    fn spent_elsewhere(&self) -> SpentByGateway {
+        SpentByGateway::new()
     }
 }

@@ -9,6 +9,8 @@
 //! changes a node waits for it, and is refused with a code of its own until it is back.
 
 pub mod alone;
+pub mod etcd;
+pub mod membership;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use tokio::sync::watch;
 use wire_api::{ApiError, ErrorKind};
 
 pub use alone::Alone;
+pub use etcd::Etcd;
 
 /// The code of a change that is refused because the coordinator is out of reach.
 pub const COORDINATOR_LOST: &str = "coordinator_lost";
@@ -83,6 +86,9 @@ pub struct Spent {
 /// What was spent, by name of the key.
 pub type Spendings = BTreeMap<String, Spent>;
 
+/// What was spent through other gateways, by gateway.
+pub type SpentByGateway = BTreeMap<String, Spendings>;
+
 /// See the module.
 pub trait Coordinator: Send + Sync {
     /// Waits for its turn to change what is loaded on a node.
@@ -100,6 +106,6 @@ pub trait Coordinator: Send + Sync {
     /// Tells the other gateways what was spent through this one.
     fn tell_spent(&self, spent: Spendings);
 
-    /// What was spent through all others, summed up.
-    fn spent_elsewhere(&self) -> Spendings;
+    /// What was spent through each of the others, as each last told.
+    fn spent_elsewhere(&self) -> SpentByGateway;
 }

@@ -1,6 +1,6 @@
 //! How each node is asked: a client per node, by name. Nodes may join and leave while the gateway serves.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub struct Directory(Arc<Inner>);
 struct Inner {
     transport: Arc<dyn Transport>,
     timeout: Duration,
-    clients: RwLock<HashMap<String, NodeClient>>,
+    clients: RwLock<BTreeMap<String, NodeClient>>,
     changed: watch::Sender<()>,
 }
 

@@ -1,8 +1,8 @@
 //! Stable numbers for names, the gateway's clock, and identifiers of requests.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
@@ -35,12 +35,18 @@ pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// Where the sequence of random bits stands; each call moves it on by an odd constant and mixes.
+static RANDOM: LazyLock<AtomicU64> =
+    LazyLock::new(|| AtomicU64::new(RandomState::new().hash_one(std::process::id())));
+
+/// Begins random bits anew from a seed, so that a simulation can be repeated.
+pub fn seed_random_bits(seed: u64) {
+    RANDOM.store(seed, Ordering::Relaxed);
+}
+
 /// Random bits: different for each call and each process, good enough to spread load, not to keep secrets.
 pub fn random_bits() -> u64 {
-    static BASE: OnceLock<u64> = OnceLock::new();
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let base = *BASE.get_or_init(|| RandomState::new().hash_one(std::process::id()));
-    mix(base.wrapping_add(COUNTER.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    mix(RANDOM.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))
 }
 
 /// An identifier such as `req_3f0c…`, 16 hexadecimal digits after the prefix.

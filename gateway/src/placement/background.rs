@@ -1,7 +1,7 @@
 //! What placement does unasked: keep pinned models loaded, let idle ones go, recycle tired workers.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plugin_loader::{EvictRequest, Purpose, Resident};
@@ -14,8 +14,8 @@ use crate::fleet::gauge::BreakerState;
 use crate::fleet::identity::{now_ms, random_bits};
 use crate::fleet::view::{FleetView, Health, NodeView};
 
-/// How long a pinned model that could not be loaded is left alone.
-const PIN_RETRY: Duration = Duration::from_secs(30);
+/// How long a model that could not be loaded is left alone.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// Keeps house until dropped.
 pub fn start(placement: Arc<Placement>, interval: Duration) -> JoinSet<()> {
@@ -26,6 +26,7 @@ pub fn start(placement: Arc<Placement>, interval: Duration) -> JoinSet<()> {
             tokio::time::sleep(interval).await;
             placement.export_health();
             placement.keep_pinned(&pinning);
+            placement.spread(&pinning);
             placement.sweep().await;
             placement.recycle().await;
         }
@@ -37,6 +38,7 @@ type Pinning = Arc<Mutex<HashSet<(String, String)>>>;
 
 impl Placement {
     fn export_health(&self) {
+        self.metrics.coordinator_up.set(i64::from(self.coordinator.standing().reachable));
         self.metrics.thrash_ratio.set(self.thrash.ratio(now_ms()));
         for node in &self.fleet.view().nodes {
             let up = matches!(node.health, Health::Up | Health::Suspect);
@@ -55,22 +57,36 @@ impl Placement {
                 let missing = model.on(node).is_some_and(|replica| {
                     replica.node.usable() && replica.residency == plugin_loader::Residency::LOADABLE
                 });
-                let key = (model.id.clone(), node.clone());
-                if !missing || !pinning.lock().is_ok_and(|mut pinning| pinning.insert(key.clone())) {
-                    continue;
+                if missing {
+                    self.bring(pinning, (model.id.clone(), node.clone()), "a pinned model");
                 }
-                let (placement, pinning) = (Arc::clone(self), Arc::clone(pinning));
-                tokio::spawn(async move {
-                    if let Err(error) = placement.load_on(&key.0, &key.1).await {
-                        tracing::warn!(model = %key.0, node = %key.1, %error, "a pinned model could not be loaded");
-                        tokio::time::sleep(PIN_RETRY).await;
-                    }
-                    if let Ok(mut pinning) = pinning.lock() {
-                        pinning.remove(&key);
-                    }
-                });
             }
         }
+    }
+
+    /// Makes the further replicas the router wished for, where more than one request had it wish so.
+    fn spread(self: &Arc<Self>, pinning: &Pinning) {
+        let wishes = std::mem::take(&mut *self.wishes.lock().unwrap_or_else(PoisonError::into_inner));
+        for (key, _) in wishes.into_iter().filter(|(_, times)| *times > 1) {
+            self.bring(pinning, key, "a further replica");
+        }
+    }
+
+    /// Loads a model on a node, once at a time; after a failure it is left alone for a while.
+    fn bring(self: &Arc<Self>, pinning: &Pinning, key: (String, String), what: &'static str) {
+        if !pinning.lock().is_ok_and(|mut pinning| pinning.insert(key.clone())) {
+            return;
+        }
+        let (placement, pinning) = (Arc::clone(self), Arc::clone(pinning));
+        tokio::spawn(async move {
+            if let Err(error) = placement.load_on(&key.0, &key.1).await {
+                tracing::warn!(model = %key.0, node = %key.1, %error, what, "could not be loaded");
+                tokio::time::sleep(RETRY).await;
+            }
+            if let Ok(mut pinning) = pinning.lock() {
+                pinning.remove(&key);
+            }
+        });
     }
 
     /// Unloads what has been idle beyond its limit.

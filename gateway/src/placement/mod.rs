@@ -16,8 +16,9 @@ pub mod room;
 pub mod route;
 pub mod thrash;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plugin_loader::{Evictor, Router};
@@ -78,6 +79,8 @@ pub struct Placement {
     prefixes: Prefixes,
     flights: Flights,
     thrash: Thrash,
+    /// Further replicas the router would have: model, node, and for how many requests since the last look.
+    wishes: Mutex<BTreeMap<(String, String), u32>>,
     ordinal: AtomicU64,
     /// Who this gateway is, to nodes.
     owner: String,
@@ -105,6 +108,7 @@ impl Placement {
             prefixes: Prefixes::default(),
             flights: Flights::default(),
             thrash: Thrash::default(),
+            wishes: Mutex::default(),
             ordinal: AtomicU64::new(0),
             owner: crate::fleet::identity::new_id("cortex-"),
         }
@@ -149,6 +153,17 @@ impl Placement {
     /// Who agrees with other gateways.
     pub fn coordinator(&self) -> &Arc<dyn Coordinator> {
         &self.coordinator
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The router would have a further replica of a model on a node.
+    fn wish(&self, model: &str, node: &str) {
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        *wishes.entry((model.to_owned(), node.to_owned())).or_default() += 1;
     }
 
     /// How nodes are asked.

@@ -247,9 +247,8 @@ pub fn residents<'a>(
         let Some(replica) = model.on(&node.name) else { continue };
         let (Some(status), Residency::RESIDENT) = (&replica.status, replica.residency) else { continue };
         let ready_since = status.details.as_ref().and_then(|details| details.ready_since_ms);
-        // A node's clock may jump back; what this gateway saw itself does not.
-        let seen_ms = replica.gauge.resident_ms(now);
-        let age_ms = ready_since.map_or(u64::MAX, |since| unix_now.saturating_sub(since)).max(seen_ms);
+        let by_node_ms = ready_since.map_or(u64::MAX, |since| unix_now.saturating_sub(since));
+        let age_ms = replica.gauge.resident_ms(by_node_ms, now);
         let own_limit = model.spec.as_ref().and_then(|spec| spec.idle_timeout_s);
         let limit_ms = own_limit.map_or(policy.idle_timeout.as_millis() as u64, |seconds| seconds * 1000);
         let bytes = status.memory.bytes();

@@ -77,27 +77,35 @@ impl Placement {
         if !facts.prefix_blocks.is_empty() {
             self.add_cached(model.hash, facts, &mut candidates);
         }
+        let warm = candidates.len();
         if self.policy.consider_loading && tried.is_empty() {
             self.add_cold(view, model, now, &mut indices, &mut candidates);
         }
         let expected_tokens = model.gauge.expected_tokens(facts.max_tokens);
-        let chosen = self.ask_router(&request(facts, model.hash, expected_tokens, now), &candidates);
-        let replica = &model.replicas[indices[chosen]];
-        let residency = candidates[chosen].residency;
-        self.decisions.routed(RouteRecord {
-            request_id: request_id.to_owned(),
-            model: model.id.clone(),
-            model_hash: model.hash,
-            facts: facts.clone(),
-            expected_tokens,
-            now_ms: now,
-            unix_ms: unix_ms(),
-            candidates,
-            chosen,
-        });
-        if residency != Residency::RESIDENT {
-            return Ok(Step::Load);
+        let decide = |candidates: &[Candidate]| {
+            let chosen = self.ask_router(&request(facts, model.hash, expected_tokens, now), candidates);
+            self.decisions.routed(RouteRecord {
+                request_id: request_id.to_owned(),
+                model: model.id.clone(),
+                model_hash: model.hash,
+                facts: facts.clone(),
+                expected_tokens,
+                now_ms: now,
+                unix_ms: unix_ms(),
+                candidates: candidates.to_vec(),
+                chosen,
+            });
+            chosen
+        };
+        let mut chosen = decide(&candidates);
+        if chosen >= warm {
+            // Another replica is worth its load. It is made beside the stream of requests; this one is served by
+            // who has the model already.
+            self.wish(&model.id, &model.replicas[indices[chosen]].node.name);
+            candidates.truncate(warm);
+            chosen = decide(&candidates);
         }
+        let replica = &model.replicas[indices[chosen]];
         let prompt_tokens = u64::from(facts.prompt_tokens);
         match Ticket::take(&replica.node.gauge, &model.gauge, &replica.gauge, prompt_tokens) {
             Some(ticket) => Ok(Step::Go(Box::new(Placed {

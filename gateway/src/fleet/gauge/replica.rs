@@ -15,11 +15,29 @@ pub struct ReplicaGauge {
     pub(super) inflight: AtomicU32,
     pub(super) pending_prefill: AtomicU64,
     pub(super) last_used_ms: AtomicU64,
-    /// When it was first seen ready in its present stay; 0 while it is not.
-    resident_since_ms: AtomicU64,
     closed: AtomicBool,
     pinned: AtomicBool,
+    stay: Mutex<Stay>,
     latency: Mutex<Latency>,
+}
+
+/// A model's stay on a node, as this gateway has seen it.
+#[derive(Debug, Clone, Copy, Default)]
+enum Stay {
+    /// Nobody has looked yet.
+    #[default]
+    Unseen,
+    /// It is not ready.
+    Away,
+    /// It is ready.
+    Here {
+        /// Since when, on the node's clock: tells one stay from the next.
+        stamp: u64,
+        /// Since when, on the gateway's clock.
+        since_ms: u64,
+        /// This gateway saw it come.
+        watched: bool,
+    },
 }
 
 #[derive(Default)]
@@ -45,20 +63,26 @@ impl ReplicaGauge {
         self.last_used_ms.load(Ordering::Relaxed)
     }
 
-    /// The model was seen there, ready or not.
-    pub fn saw(&self, ready: bool, now_ms: u64) {
-        if !ready {
-            self.resident_since_ms.store(0, Ordering::Relaxed);
-        } else if self.resident_since_ms.load(Ordering::Relaxed) == 0 {
-            self.resident_since_ms.store(now_ms, Ordering::Relaxed);
-        }
+    /// How the model was seen there: ready since a moment on the node's clock, or not ready.
+    pub fn saw(&self, ready_since: Option<u64>, now_ms: u64) {
+        let mut stay = self.stay.lock().unwrap_or_else(PoisonError::into_inner);
+        *stay = match (ready_since, *stay) {
+            (None, _) => Stay::Away,
+            // Another stay: it went and came again between two looks.
+            (Some(stamp), Stay::Here { stamp: known, .. }) if stamp == known => *stay,
+            (Some(stamp), before) => {
+                Stay::Here { stamp, since_ms: now_ms, watched: !matches!(before, Stay::Unseen) }
+            }
+        };
     }
 
-    /// How long it has been there, ready, as far as this gateway has seen.
-    pub fn resident_ms(&self, now_ms: u64) -> u64 {
-        match self.resident_since_ms.load(Ordering::Relaxed) {
-            0 => 0,
-            since => now_ms.saturating_sub(since),
+    /// How long it has been there, ready. This gateway's own observation where it saw the model come, since
+    /// clocks of nodes may jump; else at least as long as this gateway has seen it, or what the node says.
+    pub fn resident_ms(&self, by_node_ms: u64, now_ms: u64) -> u64 {
+        match *self.stay.lock().unwrap_or_else(PoisonError::into_inner) {
+            Stay::Here { since_ms, watched: true, .. } => now_ms.saturating_sub(since_ms),
+            Stay::Here { since_ms, .. } => by_node_ms.max(now_ms.saturating_sub(since_ms)),
+            Stay::Away | Stay::Unseen => by_node_ms,
         }
     }
 
@@ -124,5 +148,19 @@ mod tests {
         assert_eq!(replica.latency_s().0, 2.0);
         replica.first_token(0.1);
         assert!(replica.latency_s().0 > 1.9);
+    }
+
+    #[test]
+    fn a_stay_is_reckoned_on_the_gateways_own_clock_where_it_saw_the_model_come() {
+        let replica = ReplicaGauge::default();
+        replica.saw(Some(7), 1000);
+        assert_eq!(replica.resident_ms(5000, 1100), 5000, "it was there before anybody looked");
+        assert_eq!(replica.resident_ms(0, 1100), 100, "whatever the node's clock says");
+        replica.saw(None, 2000);
+        replica.saw(Some(8), 3000);
+        replica.saw(Some(8), 4000);
+        assert_eq!(replica.resident_ms(9999, 4000), 1000);
+        replica.saw(Some(9), 5000);
+        assert_eq!(replica.resident_ms(9999, 5500), 500, "it went and came between two looks");
     }
 }
