@@ -110,7 +110,7 @@ impl Default for Plugins {
 pub struct Engine {
     /// Threads a model keeps busy; the physical cores this process may use when absent.
     pub threads: Option<u32>,
-    /// Memory all models together may use, like `"24 GiB"`; the machine's when absent.
+    /// Main memory all models together may use, like `"24 GiB"`; the machine's when absent.
     #[serde(deserialize_with = "wire_api::size::deserialize")]
     pub memory: Option<u64>,
     /// Sequences at once.

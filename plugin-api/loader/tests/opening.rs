@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use plugin_loader::{
-    AllowList, Cause, HostServices, Level, Ownership, Plugin, Policy, Refusal, descriptor, install,
+    AllowList, Cause, HostServices, Level, Manifest, Ownership, Plugin, Policy, Refusal, descriptor, install,
     probe_in_child, scan,
 };
 
@@ -289,13 +289,18 @@ fn a_scan_lists_builds_and_says_what_is_wrong_with_the_rest() {
 #[test]
 fn installing_puts_a_file_where_a_scan_finds_it() {
     let folder = built::folder();
-    let sound = built::library("faulty-plugin", &[]);
+    let sound = folder.path().join("sound.so");
+    std::fs::copy(built::library("faulty-plugin", &[]), &sound).expect("a copy");
     let directory = folder.path().join("plugins");
+    std::fs::write(sound.with_extension("json"), r#"{"git": "abc"}"#).expect("a manifest");
     let place = install(&sound, &directory).expect("installed");
+    let manifest = Manifest::beside(&place).expect("understood").expect("it came along");
+    assert_eq!(manifest.git, "abc");
     let build = descriptor(&sound).expect("sound").build;
     assert_eq!(place, directory.join(build).join("faulty.so"));
     let running = open(&place).expect("opens");
     let again = install(&built::faulty(folder.path(), "router-is-silent"), &directory).expect("replaced");
+    assert_eq!(Manifest::beside(&again), Ok(None), "the old one's manifest is not the new one's");
     assert_eq!(again, place);
     assert_eq!(running.architectures().len(), 2, "a mapped version is not overwritten");
     let found = scan([&directory]);
