@@ -54,6 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
     let plugin_folder = plugins::run(&plugins::Options {
         build: "auto".into(),
         debug: false,
+        no_compile: false,
         jobs: None,
         describer: Some(target().join("release/neuron")),
         names: Vec::new(),

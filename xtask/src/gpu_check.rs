@@ -30,6 +30,9 @@ pub struct Options {
     /// Builds in the bundle, e.g. `hopper` or `hopper,ada`.
     #[arg(long, default_value = "hopper", value_delimiter = ',')]
     build: Vec<String>,
+    /// Take the plugins as they were compiled last.
+    #[arg(long)]
+    no_compile: bool,
     /// Compiler processes at a time.
     #[arg(long, short)]
     jobs: Option<u32>,
@@ -71,6 +74,7 @@ fn bundle(options: &Options) -> Result<()> {
         plugins::run(&plugins::Options {
             build: build.clone(),
             debug: false,
+            no_compile: options.no_compile,
             jobs: options.jobs,
             describer: None,
             names: Vec::new(),

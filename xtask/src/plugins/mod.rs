@@ -25,6 +25,9 @@ pub struct Options {
     /// Compile without optimisation, for tests.
     #[arg(long)]
     pub debug: bool,
+    /// Compile nothing: look into what was compiled last, and install that.
+    #[arg(long)]
+    pub no_compile: bool,
     /// Compiler processes at a time; cargo's default when left out.
     #[arg(long, short)]
     pub jobs: Option<u32>,
@@ -66,6 +69,10 @@ fn builds(asked: &str) -> Result<Vec<Build>> {
 /// own, so that the kernels of a generation are compiled once.
 fn compile(build: &Build, names: &[String], options: &Options) -> Result<PathBuf> {
     let folder = target().join("plugin-builds").join(build.name());
+    let compiled = folder.join(if options.debug { "debug" } else { "release" });
+    if options.no_compile {
+        return Ok(compiled);
+    }
     let mut command = process::cargo();
     command.arg("build").arg("--target-dir").arg(&folder);
     if !options.debug {
@@ -86,7 +93,7 @@ fn compile(build: &Build, names: &[String], options: &Options) -> Result<PathBuf
     command.env("RUSTFLAGS", format!("-C target-cpu=x86-64-v{}", build.cpu_level()));
     command.env("NEURON_BUILD", build.name()).env("NEURON_GIT", revision());
     process::run(&mut command)?;
-    Ok(folder.join(if options.debug { "debug" } else { "release" }))
+    Ok(compiled)
 }
 
 /// Looks into what was built, and installs what is right with a manifest.
