@@ -13,18 +13,15 @@ fn main() {
     kernels();
 }
 
-/// `OUT_DIR/gated_delta_net.ptx`, for the compute capability the environment names as it does for candle's kernels.
+/// A `.ptx` per file of `cuda/` into `OUT_DIR`, for the compute capability the environment names as it does for candle's kernels.
 #[cfg(feature = "cuda")]
 fn kernels() {
-    println!("cargo::rerun-if-changed=cuda/gated_delta_net.cu");
+    const FILES: [&str; 2] = ["cuda/gated_delta_net.cu", "cuda/decode.cu"];
+    FILES.iter().for_each(|file| println!("cargo::rerun-if-changed={file}"));
     println!("cargo::rerun-if-env-changed=NVCC");
     println!("cargo::rerun-if-env-changed=CUDA_COMPUTE_CAP");
-    let built = cudaforge::KernelBuilder::new()
-        .source_files(["cuda/gated_delta_net.cu"])
-        .arg("-std=c++17")
-        .arg("-O3")
-        .build_ptx();
+    let built = cudaforge::KernelBuilder::new().source_files(FILES).arg("-std=c++17").arg("-O3").build_ptx();
     if let Err(error) = built {
-        println!("cargo::error=cuda/gated_delta_net.cu was not compiled: {error}");
+        println!("cargo::error=the kernels were not compiled: {error}");
     }
 }

@@ -10,21 +10,25 @@
 #include <algorithm>
 #include <utility>
 #include <vector>
+#include <csetjmp>
 #include <ucontext.h>
 
 #define __global__
 #define __device__
 using std::min;
 
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct Index { unsigned x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
 static float *emulated_shared_memory;
 #define SHARED_MEMORY(name) float *name = emulated_shared_memory;
 
 namespace emulated {
-struct Fiber { ucontext_t context; std::vector<char> stack; bool done; unsigned at; };
+// A context begins a coroutine; after that, jumps switch without asking the system.
+struct Fiber { ucontext_t context; jmp_buf at_barrier; std::vector<char> stack; bool begun, done; unsigned at; };
 static std::vector<Fiber> fibers;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static unsigned current;
 static bool reversed;
 static std::vector<float> exchange;
@@ -34,7 +38,14 @@ static void **arguments;
 static void start() {
     entry(arguments);
     fibers[current].done = true;
-    swapcontext(&fibers[current].context, &scheduler);
+    _longjmp(scheduler, 1);
+}
+
+static void resume(Fiber &fiber) {
+    if (fiber.done || _setjmp(scheduler)) return;
+    if (fiber.begun) _longjmp(fiber.at_barrier, 1);
+    fiber.begun = true;
+    setcontext(&fiber.context);
 }
 
 // Lets every thread run to its next barrier, again and again. Threads that part ways at a barrier are a mistake.
@@ -43,7 +54,7 @@ static bool block(unsigned threads) {
     exchange.assign(threads, 0.0f);
     for (auto &fiber : fibers) {
         if (fiber.stack.empty()) fiber.stack.resize(64 << 10);
-        fiber.done = false;
+        fiber.begun = fiber.done = false;
         fiber.at = 0;
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.data();
@@ -55,7 +66,7 @@ static bool block(unsigned threads) {
         for (unsigned i = 0; i < threads; i++) {
             current = reversed ? threads - 1 - i : i;
             threadIdx = {current, 0, 0};
-            if (!fibers[current].done) swapcontext(&scheduler, &fibers[current].context);
+            resume(fibers[current]);
         }
         unsigned done = 0;
         for (auto &fiber : fibers) done += fiber.done;
@@ -70,7 +81,7 @@ static bool block(unsigned threads) {
 static inline void emulated_barrier(unsigned at) {
     unsigned me = emulated::current;
     emulated::fibers[me].at = at;
-    swapcontext(&emulated::fibers[me].context, &emulated::scheduler);
+    if (!_setjmp(emulated::fibers[me].at_barrier)) _longjmp(emulated::scheduler, 1);
 }
 #define __syncthreads() emulated_barrier(__LINE__)
 
@@ -86,6 +97,11 @@ static inline float __uint_as_float(unsigned bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
+}
+static inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
 }
 
 template <class... A, std::size_t... I>

@@ -17,6 +17,10 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if up.dtype() == DType::F32 && on_host(up.device()) {
         return gated(up, gate, Gate::Silu);
     }
+    #[cfg(feature = "cuda")]
+    if let Some(gated) = cuda::gated(gate, up, true)? {
+        return Ok(gated);
+    }
     if !on_host(up.device()) {
         // One rounding, at the end.
         let wide = (candle_nn::ops::silu(&gate.to_dtype(DType::F32)?)? * up.to_dtype(DType::F32)?)?;
@@ -32,6 +36,10 @@ pub fn sigmoid_mul(x: &Tensor, gate: &Tensor) -> Result<Tensor> {
     }
     if x.dtype() == DType::F32 && on_host(x.device()) {
         return gated(x, gate, Gate::Sigmoid);
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(gated) = cuda::gated(gate, x, false)? {
+        return Ok(gated);
     }
     Ok((x * sigmoid(gate)?)?)
 }
@@ -80,4 +88,36 @@ fn gated(x: &Tensor, gate: &Tensor, kind: Gate) -> Result<Tensor> {
         })
     })??;
     slice::tensor(out, x.dims(), DType::F32)
+}
+
+/// Both gates in one kernel of `cuda/decode.cu`.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use candle_core::{DType, Device, Tensor};
+
+    use crate::device::gpu::{Gpu, address, empty};
+    use crate::device::launch::{Argument, Launcher, elementwise};
+    use crate::error::Result;
+
+    /// `None` where the kernel does not take them.
+    pub(super) fn gated(gate: &Tensor, x: &Tensor, silu: bool) -> Result<Option<Tensor>> {
+        let (Device::Cuda(device), true) = (x.device(), gate.dims() == x.dims()) else { return Ok(None) };
+        let kernel = match (x.dtype(), gate.dtype()) {
+            (DType::BF16, DType::BF16) => "gate_bf16",
+            (DType::F32, DType::F32) => "gate_f32",
+            _ => return Ok(None),
+        };
+        let (gate, x) = (gate.contiguous()?, x.contiguous()?);
+        let out = empty(device, x.shape(), x.dtype())?;
+        let count = x.elem_count();
+        let arguments = [
+            Argument::Address(address(&gate)?),
+            Argument::Address(address(&x)?),
+            Argument::Int(i32::from(silu)),
+            Argument::Int(count as i32),
+            Argument::Address(address(&out)?),
+        ];
+        Gpu(device).launch(kernel, elementwise(count, 1), &arguments)?;
+        Ok(Some(out))
+    }
 }

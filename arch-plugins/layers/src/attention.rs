@@ -4,6 +4,8 @@
 //! including its own position. The arithmetic of a query does not depend on its neighbours: see
 //! [`crate::kernel`].
 
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod decode;
 mod placed;
 
 use std::ops::Range;

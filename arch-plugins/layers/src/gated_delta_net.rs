@@ -20,7 +20,7 @@
 mod cuda;
 pub mod kernel;
 #[cfg(any(feature = "cuda", test))]
-mod launch;
+pub(crate) mod launch;
 mod state;
 
 use std::ops::Range;
@@ -91,6 +91,7 @@ pub struct CausalConv {
     kernel: usize,
     channels: usize,
     /// The taps where a GPU reads them.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a GPU asks"))]
     placed: Option<Tensor>,
 }
 
@@ -162,6 +163,7 @@ pub struct Gates {
     /// `dt_bias` per value head.
     bias: Vec<f32>,
     /// Both where a GPU reads them.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only a GPU asks"))]
     placed: Option<(Tensor, Tensor)>,
 }
 

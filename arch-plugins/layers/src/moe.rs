@@ -6,6 +6,9 @@
 //!
 //! No token is ever dropped and no expert has a capacity.
 
+#[cfg(any(feature = "cuda", test))]
+mod decode;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -45,6 +48,9 @@ pub struct SparseMoe {
     router: Router,
     experts: Vec<Expert>,
     shared: Option<SharedExpert>,
+    /// Where a GPU finds the experts of a few tokens.
+    #[cfg(feature = "cuda")]
+    tables: Option<cuda::Tables>,
     comm: Arc<dyn Communicator>,
 }
 
@@ -53,9 +59,12 @@ impl SparseMoe {
     pub fn load(w: &Weights, config: &MoeConfig) -> Result<Self> {
         let shared =
             config.shared_size.map(|size| SharedExpert::load(w, config.hidden_size, size)).transpose()?;
+        let experts = load_experts(&w.pp("experts"), config)?;
         Ok(Self {
             router: Router::load(&w.pp("gate"), config)?,
-            experts: load_experts(&w.pp("experts"), config)?,
+            #[cfg(feature = "cuda")]
+            tables: cuda::Tables::of(&experts, config)?,
+            experts,
             shared,
             comm: w.placement().comm.clone(),
         })
@@ -63,14 +72,25 @@ impl SparseMoe {
 
     /// `x [tokens, hidden]` → the same shape. `scope` names the layer in the trace.
     pub fn forward(&self, x: &Tensor, trace: &Trace, scope: &str) -> Result<Tensor> {
-        let routes = self.router.forward(x, trace, scope)?;
-        let mut y = self.visit(x, &routes)?;
+        let mut y = self.visited(x, trace, scope)?;
         if let Some(shared) = &self.shared {
             y = (y + shared.forward_partial(x, trace, scope)?)?;
         }
         let y = self.comm.all_reduce_sum(&y)?;
         trace.tap(|| format!("{scope}/moe/out"), || Ok(y.clone()))?;
         Ok(y)
+    }
+
+    /// This rank's part of what the chosen experts say, and the choice.
+    fn visited(&self, x: &Tensor, trace: &Trace, scope: &str) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let (Some(tables), false) = (&self.tables, trace.is_on())
+            && let Some(y) = tables.visit(&self.router, x)?
+        {
+            return Ok(y);
+        }
+        let routes = self.router.forward(x, trace, scope)?;
+        self.visit(x, &routes)
     }
 
     /// This rank's part of what the chosen experts say.
@@ -98,8 +118,8 @@ impl SparseMoe {
 }
 
 impl SparseMoe {
-    /// The same off the host. Where tokens go is decided on the host, the one thing that comes back from a GPU within a
-    /// layer: a kernel that groups tokens by expert where they are belongs here.
+    /// The same off the host. Where the tokens of a prompt go is decided on the host, the one thing that comes back from a GPU
+    /// within a layer: a kernel that groups tokens by expert where they are belongs here.
     fn visit_placed(&self, x: &Tensor, routes: &[Vec<Route>]) -> Result<Tensor> {
         let mut sum = Tensor::zeros(x.dims2()?, DType::F32, x.device())?;
         for (expert, visitors) in self.experts.iter().zip(by_expert(routes, self.experts.len())) {
@@ -166,21 +186,25 @@ impl Router {
         Ok(routes)
     }
 
-    /// Softmax over all experts, then the best; among equals the lower index.
     fn choose(&self, logits: &[f32]) -> Vec<Route> {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let shares: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
-        let sum: f32 = shares.iter().sum();
-        let mut routes: Vec<Route> =
-            shares.iter().enumerate().map(|(expert, share)| Route { expert, weight: share / sum }).collect();
-        routes.sort_by(|a, b| b.weight.total_cmp(&a.weight));
-        routes.truncate(self.experts_per_token);
-        if self.renormalise && !made(Mistake::NotRenormalised) {
-            let sum: f32 = routes.iter().map(|route| route.weight).sum();
-            routes.iter_mut().for_each(|route| route.weight /= sum);
-        }
-        routes
+        choose(logits, self.experts_per_token, self.renormalise)
     }
+}
+
+/// Softmax over all experts, then the best; among equals the lower index.
+fn choose(logits: &[f32], count: usize, renormalise: bool) -> Vec<Route> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let shares: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
+    let sum: f32 = shares.iter().sum();
+    let mut routes: Vec<Route> =
+        shares.iter().enumerate().map(|(expert, share)| Route { expert, weight: share / sum }).collect();
+    routes.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+    routes.truncate(count);
+    if renormalise && !made(Mistake::NotRenormalised) {
+        let sum: f32 = routes.iter().map(|route| route.weight).sum();
+        routes.iter_mut().for_each(|route| route.weight /= sum);
+    }
+    routes
 }
 
 /// A token at one expert's door.
@@ -304,5 +328,77 @@ impl SharedExpert {
             return self.expert.forward_partial(x);
         }
         Ok(self.expert.forward_partial(x)?.broadcast_mul(&sigmoid(&gate)?)?)
+    }
+}
+
+/// A few tokens' experts on a GPU.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::decode::{self, Between, MOST_TOKENS, Sizes};
+    use super::{Expert, MoeConfig, Router};
+    use crate::device::gpu::{Gpu, address, empty, empty_ids, table_address};
+    use crate::error::Result;
+
+    /// Addresses of the experts' matrices, on the device.
+    #[derive(Clone)]
+    pub(super) struct Tables {
+        gate: Tensor,
+        up: Tensor,
+        down: Tensor,
+        sizes: Sizes,
+    }
+
+    impl Tables {
+        /// `None` where the kernels do not take such experts: quantized, of odd sizes, or not on a GPU.
+        pub(super) fn of(experts: &[Expert], config: &MoeConfig) -> Result<Option<Self>> {
+            let Some(first) = experts.first() else { return Ok(None) };
+            let sizes = Sizes {
+                hidden: config.hidden_size,
+                inner: first.gate.outputs(),
+                experts: config.experts,
+                chosen: config.experts_per_token,
+                renormalise: config.renormalise,
+            };
+            let of = |matrix: fn(&Expert) -> &crate::linear::Linear| -> Result<Option<Tensor>> {
+                let mut addresses = Vec::with_capacity(experts.len());
+                for expert in experts {
+                    let Some(weight) = matrix(expert).placed_dense() else { return Ok(None) };
+                    if !weight.device().is_cuda() || !matches!(weight.dtype(), DType::BF16 | DType::F32) {
+                        return Ok(None);
+                    }
+                    addresses.push(address(weight)? as i64);
+                }
+                let device = matrix(&experts[0]).placed_dense().map_or(Device::Cpu, |w| w.device().clone());
+                Ok(Some(Tensor::from_vec(addresses, experts.len(), &device)?))
+            };
+            let tables = (of(|expert| &expert.gate)?, of(|expert| &expert.up)?, of(|expert| &expert.down)?);
+            Ok(match tables {
+                (Some(gate), Some(up), Some(down)) if sizes.fit() => Some(Self { gate, up, down, sizes }),
+                _ => None,
+            })
+        }
+
+        /// What the experts say to `x [tokens, hidden]`; `None` for more tokens than are worth it.
+        pub(super) fn visit(&self, router: &Router, x: &Tensor) -> Result<Option<Tensor>> {
+            let tokens = x.dim(0)?;
+            let (Device::Cuda(device), true) = (x.device(), tokens <= MOST_TOKENS) else { return Ok(None) };
+            let (x, logits) = (x.contiguous()?, router.gate.forward(x)?.contiguous()?);
+            let pairs = tokens * self.sizes.chosen;
+            let (ids, shares) = (empty_ids(device, pairs)?, empty(device, pairs, DType::F32)?);
+            let inner = empty(device, (pairs, self.sizes.inner), DType::F32)?;
+            let out = empty(device, (tokens, self.sizes.hidden), x.dtype())?;
+            let tables = decode::Tables {
+                gate: table_address(&self.gate)?,
+                up: table_address(&self.up)?,
+                down: table_address(&self.down)?,
+            };
+            let between = Between { ids: ids.1, shares: address(&shares)?, inner: address(&inner)? };
+            let activations = (address(&logits)?, address(&x)?, address(&out)?);
+            let bf16 = x.dtype() == DType::BF16;
+            decode::visit(&Gpu(device), bf16, self.sizes, tokens, activations, tables, between)?;
+            Ok(Some(out))
+        }
     }
 }

@@ -30,6 +30,8 @@ pub enum Scale {
 pub struct RmsNorm {
     /// What to multiply by, f32, the offset included.
     factor: Tensor,
+    /// The same in the dtype of the activations, where the kernel wants it so.
+    narrow: Option<Tensor>,
     scale: Scale,
     size: usize,
     eps: f64,
@@ -43,7 +45,10 @@ impl RmsNorm {
             Scale::Plain => weight,
             Scale::Offset => (weight + 1.0)?,
         };
-        Ok(Self { factor, scale, size, eps })
+        let (device, dtype) = (&w.placement().device, w.placement().dtype);
+        let narrow =
+            if device.is_cuda() && scale == Scale::Plain { Some(factor.to_dtype(dtype)?) } else { None };
+        Ok(Self { factor, narrow, scale, size, eps })
     }
 
     /// Norms the last axis of `x`, which has `size` values.
@@ -82,8 +87,8 @@ impl RmsNorm {
     fn placed(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.contiguous()?;
         let eps = self.eps as f32;
-        if x.device().is_cuda() && self.scale == Scale::Plain {
-            return Ok(candle_nn::ops::rms_norm(&x, &self.factor.to_dtype(x.dtype())?, eps)?);
+        if let Some(factor) = self.narrow.as_ref().filter(|factor| factor.dtype() == x.dtype()) {
+            return Ok(candle_nn::ops::rms_norm(&x, factor, eps)?);
         }
         let normed = candle_nn::ops::rms_norm(&x.to_dtype(DType::F32)?, &self.factor, eps)?;
         Ok(normed.to_dtype(x.dtype())?)

@@ -99,6 +99,28 @@ pub struct Loaded {
     pub weight_bytes: u64,
 }
 
+/// Groups of ranks named so far. Its address tells this copy of the plugin from others.
+static GROUPS: AtomicU32 = AtomicU32::new(1);
+
+/// Marks a name that says which copy gave it.
+const MARK: &[u8; 4] = b"copy";
+
+fn this_copy() -> [u8; 8] {
+    (&raw const GROUPS as u64).to_le_bytes()
+}
+
+/// Ranks meet inside one copy of a plugin: those of another build would wait for each other for ever.
+pub(crate) fn same_copy(id: &[u8; 128]) -> Result<()> {
+    if &id[16..20] == MARK && id[8..16] != this_copy() {
+        return Err(Error::Unsupported(
+            "ranks of one model must share a build, and this rank has another one; serve the model on devices that one \
+             build runs on"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
 /// A model architecture: knows its names, plans memory, loads weights.
 pub trait Architecture: Sync + 'static {
     /// The loaded model.
@@ -118,12 +140,14 @@ pub trait Architecture: Sync + 'static {
         progress: &Progress<'_>,
     ) -> Result<Self::Model>;
 
-    /// Fresh bytes that identify one group of ranks. The default is right for ranks that share a process.
+    /// Fresh bytes that identify one group of ranks. The default is right for ranks that share a process and this very
+    /// copy of the plugin; [`LoadOptions`](plugin_abi::arch::LoadOptions) of another copy are refused.
     fn communicator_id(&self) -> Result<[u8; 128]> {
-        static COUNTER: AtomicU32 = AtomicU32::new(1);
         let mut id = [0u8; 128];
-        id[..4].copy_from_slice(&COUNTER.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        id[..4].copy_from_slice(&GROUPS.fetch_add(1, Ordering::Relaxed).to_le_bytes());
         id[4..8].copy_from_slice(&std::process::id().to_le_bytes());
+        id[8..16].copy_from_slice(&this_copy());
+        id[16..20].copy_from_slice(MARK);
         Ok(id)
     }
 }

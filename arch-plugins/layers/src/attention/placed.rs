@@ -2,7 +2,7 @@
 //!
 //! Each sequence is a batched product over its key/value heads, with the queries of a group side by side. Long prompts
 //! are taken in tiles, so that scores never take more than [`SCORES`] values; a tile sees no key after its last query.
-//! A fused kernel that takes all sequences of a step at once belongs here.
+//! On a GPU, sequences that bring one token are left to an own kernel, all of a step at once.
 
 use std::ops::Range;
 
@@ -24,36 +24,114 @@ pub(super) fn causal(
     scale: f32,
     window: Option<usize>,
 ) -> Result<Tensor> {
-    let (_, heads, _) = q.dims3()?;
+    let (_, heads, head_dim) = q.dims3()?;
+    let (shape, mut contexts) = ((q.dim(0)?, heads * head_dim), Vec::with_capacity(rows.len()));
+    #[cfg_attr(not(feature = "cuda"), allow(unused_mut, reason = "only a GPU has kernels for some rows"))]
+    let mut done: Option<Tensor> = None;
+    #[cfg(feature = "cuda")]
+    if let Some(out) = cuda::decodes([q, k, v], layer, rows, scale, window)? {
+        if rows.iter().all(|row| row.len == 1) {
+            return Ok(out);
+        }
+        done = Some(out);
+    }
     // The scale is small and the queries are few: cheaper than to scale scores.
     let q = (q * f64::from(scale))?;
-    let mut contexts = Vec::with_capacity(rows.len());
-    for row in rows.iter_mut() {
-        let (q, k, v) = (
-            q.narrow(0, row.offset, row.len)?,
-            k.narrow(0, row.offset, row.len)?,
-            v.narrow(0, row.offset, row.len)?,
-        );
-        let (cache, position) = row.cache.placed_mut();
-        let oldest = |at: usize| window.map_or(0, |window| (at + 1).saturating_sub(window));
-        let from = oldest(position);
-        let (keys, values) = cache.extend(layer, position, from, &k, &v)?;
-        for tile in tiles(row.len, heads, position + row.len - from) {
-            let (first, last) = (position + tile.start, position + tile.end - 1);
-            let seen = (oldest(first), last + 1 - oldest(first));
-            let mask = match tile.len() {
-                1 => None,
-                count => Some(cache.mask((first, count), seen, window, q.dtype(), q.device())?),
-            };
-            contexts.push(attend(
-                &q.narrow(0, tile.start, tile.len())?,
-                &keys.narrow(1, seen.0 - from, seen.1)?,
-                &values.narrow(1, seen.0 - from, seen.1)?,
-                mask.as_ref(),
-            )?);
+    for row in rows.iter_mut().filter(|row| done.is_none() || row.len > 1) {
+        prompt(&q, k, v, layer, row, window, &mut contexts)?;
+    }
+    match done {
+        None => joined(contexts.into_iter().map(|(_, context)| context).collect()),
+        Some(out) => {
+            debug_assert_eq!(out.dims2()?, shape);
+            for (offset, context) in contexts {
+                out.slice_set(&context, 0, offset)?;
+            }
+            Ok(out)
         }
     }
-    joined(contexts)
+}
+
+/// One row through candle's operations; adds its contexts, and where in the step they begin.
+fn prompt(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    layer: usize,
+    row: &mut KvRow<'_>,
+    window: Option<usize>,
+    contexts: &mut Vec<(usize, Tensor)>,
+) -> Result<()> {
+    let of_row = |x: &Tensor| x.narrow(0, row.offset, row.len);
+    let (q, k, v) = (of_row(q)?, of_row(k)?, of_row(v)?);
+    let (cache, position) = row.cache.placed_mut();
+    let oldest = |at: usize| window.map_or(0, |window| (at + 1).saturating_sub(window));
+    let from = oldest(position);
+    let (keys, values) = cache.extend(layer, position, from, &k, &v)?;
+    for tile in tiles(row.len, q.dim(1)?, position + row.len - from) {
+        let (first, last) = (position + tile.start, position + tile.end - 1);
+        let seen = (oldest(first), last + 1 - oldest(first));
+        let mask = match tile.len() {
+            1 => None,
+            count => Some(cache.mask((first, count), seen, window, q.dtype(), q.device())?),
+        };
+        let context = attend(
+            &q.narrow(0, tile.start, tile.len())?,
+            &keys.narrow(1, seen.0 - from, seen.1)?,
+            &values.narrow(1, seen.0 - from, seen.1)?,
+            mask.as_ref(),
+        )?;
+        contexts.push((row.offset + tile.start, context));
+    }
+    Ok(())
+}
+
+/// Sequences that bring one token each, all at once.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use candle_core::{DType, Device, Tensor};
+
+    use crate::attention::KvRow;
+    use crate::attention::decode::{self, Heads, Sequence};
+    use crate::device::gpu::{Gpu, address, empty};
+    use crate::error::Result;
+
+    /// The step's contexts `[tokens, heads · head_dim]` with the rows of one token filled in; `None` where there are no such
+    /// rows or the kernels do not take them.
+    pub(super) fn decodes(
+        [q, k, v]: [&Tensor; 3],
+        layer: usize,
+        rows: &mut [KvRow<'_>],
+        scale: f32,
+        window: Option<usize>,
+    ) -> Result<Option<Tensor>> {
+        let Device::Cuda(device) = q.device() else { return Ok(None) };
+        let (tokens, heads, head_dim) = q.dims3()?;
+        let heads = Heads { heads, kv_heads: k.dim(1)?, head_dim };
+        let known = matches!(q.dtype(), DType::BF16 | DType::F32);
+        if !known || !heads.fit() || rows.iter().all(|row| row.len > 1) {
+            return Ok(None);
+        }
+        let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+        let out = empty(device, (tokens, heads.heads * head_dim), q.dtype())?;
+        let sequences = rows.iter_mut().filter(|row| row.len == 1).map(|row| {
+            let (cache, position) = row.cache.placed_mut();
+            let (keys, values) = cache.tensors(layer, position + 1, &k)?;
+            Ok(Sequence {
+                keys: address(&keys)?,
+                values: address(&values)?,
+                capacity: keys.dim(1)?,
+                token: row.offset,
+                position,
+                from: window.map_or(0, |window| (position + 1).saturating_sub(window)),
+            })
+        });
+        let sequences = sequences.collect::<Result<Vec<_>>>()?;
+        let inputs = [address(&q)?, address(&k)?, address(&v)?];
+        let bf16 = q.dtype() == DType::BF16;
+        decode::attend(&Gpu(device), bf16, heads, scale, inputs, &sequences, address(&out)?)?;
+        Ok(Some(out))
+    }
 }
 
 /// See [`super::full`].

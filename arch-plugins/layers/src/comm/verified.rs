@@ -95,11 +95,13 @@ mod tests {
     use super::*;
     use crate::comm::local;
 
+    /// What becomes of sums on the way, by the number of values in them.
+    type Corrupt = fn(usize) -> f64;
+
     /// A way between devices that a test can break.
     struct Fake {
         meeting: Arc<dyn Communicator>,
-        /// What becomes of sums on the way, by the number of values in them.
-        corrupt: fn(usize) -> f64,
+        corrupt: Corrupt,
     }
 
     impl Communicator for Fake {
@@ -121,7 +123,7 @@ mod tests {
     }
 
     /// The sum of a number neither way knows, after the way was chosen, on each of three ranks; and what was said.
-    fn chosen(id: u8, of_rank: [Option<fn(usize) -> f64>; 3]) -> Vec<(f32, Vec<String>)> {
+    fn chosen(id: u8, of_rank: [Option<Corrupt>; 3]) -> Vec<(f32, Vec<String>)> {
         std::thread::scope(|scope| {
             let ranks: Vec<_> = of_rank
                 .into_iter()

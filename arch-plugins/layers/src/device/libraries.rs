@@ -49,11 +49,7 @@ mod shims {
     pub(super) fn runtime() -> [&'static Shim; 3] {
         // SAFETY: as in `driver`.
         unsafe {
-            [
-                &*neuron_shim_cublas_lt_report(),
-                &*neuron_shim_cublas_report(),
-                &*neuron_shim_curand_report(),
-            ]
+            [&*neuron_shim_cublas_lt_report(), &*neuron_shim_cublas_report(), &*neuron_shim_curand_report()]
         }
     }
 

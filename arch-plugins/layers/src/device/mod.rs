@@ -16,6 +16,10 @@ pub(crate) mod cuda;
 #[cfg(feature = "cuda")]
 pub(crate) mod failure;
 #[cfg(feature = "cuda")]
+pub(crate) mod gpu;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod launch;
+#[cfg(feature = "cuda")]
 mod libraries;
 
 use candle_core::{DType, Device};

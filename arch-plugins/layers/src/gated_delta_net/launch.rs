@@ -4,7 +4,8 @@
 //! are those at the top of the kernels' file.
 
 use super::kernel::{Heads, KeyHeads};
-use crate::error::{Error, Result};
+use crate::device::launch::{Activations, Address, Argument, Grid, Launcher, elementwise, shared};
+use crate::error::Result;
 
 const MAX_ROWS: usize = 64;
 const CHUNK: usize = 64;
@@ -12,7 +13,6 @@ const COLUMNS: usize = 32;
 const SLICES: usize = 4;
 const PANEL: usize = 16;
 const WIDE: usize = 32;
-const CHANNELS: usize = 256;
 const RUN: usize = 8;
 /// Threads of a block of the chunked form.
 const CHUNK_THREADS: u32 = 256;
@@ -21,16 +21,10 @@ const CHUNK_THREADS: u32 = 256;
 const CHUNKED_FROM: usize = 16;
 /// Tokens prepared at a time: their scratch memory is bounded, whatever the prompt.
 const PIECE: usize = 1024;
-/// What every GPU served gives a block without being asked for more.
-const SHARED_LIMIT: usize = 48 << 10;
-
-/// An address on the device.
-pub(super) type Address = u64;
-
 /// The sequences of a launch, as the kernels take them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     state: [Address; MAX_ROWS],
     first: [i32; MAX_ROWS],
     tokens: [i32; MAX_ROWS],
@@ -39,7 +33,7 @@ pub(super) struct Rows {
 /// Counts and sizes of the heads, as the kernels take them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(super) struct HeadSizes {
+pub(crate) struct HeadSizes {
     key_heads: i32,
     value_heads: i32,
     key_dim: i32,
@@ -59,49 +53,6 @@ impl From<&Heads> for HeadSizes {
     }
 }
 
-/// One argument of a kernel.
-#[derive(Debug)]
-pub(super) enum Argument {
-    Address(Address),
-    Int(i32),
-    Rows(Box<Rows>),
-    Heads(HeadSizes),
-}
-
-/// Blocks, threads of each, and the memory they share.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Grid {
-    pub blocks: [u32; 3],
-    pub threads: u32,
-    pub shared_bytes: u32,
-}
-
-/// Something that runs the kernels.
-pub(super) trait Launcher {
-    /// Memory of the device.
-    type Memory;
-    /// Room for so many f32, with anything in it.
-    fn memory(&self, values: usize) -> Result<Self::Memory>;
-    /// Where it is.
-    fn address(&self, memory: &Self::Memory) -> Address;
-    /// Runs one kernel after all that were launched before it.
-    fn launch(&self, kernel: &'static str, grid: Grid, arguments: &[Argument]) -> Result<()>;
-}
-
-/// Activations on the device.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Activations {
-    pub address: Address,
-    /// bf16, otherwise f32.
-    pub bf16: bool,
-}
-
-impl Activations {
-    fn arguments(self) -> [Argument; 2] {
-        [Argument::Address(self.address), Argument::Int(i32::from(self.bf16))]
-    }
-}
-
 /// A sequence's tokens in a step, and where its state is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
@@ -116,14 +67,6 @@ fn by_value(rows: &[Row]) -> Argument {
         (all.state[i], all.first[i], all.tokens[i]) = (row.state, row.first as i32, row.tokens as i32);
     }
     Argument::Rows(Box::new(all))
-}
-
-fn elementwise(count: usize, rows: usize) -> Grid {
-    Grid {
-        blocks: [count.div_ceil(CHANNELS) as u32, rows as u32, 1],
-        threads: CHANNELS as u32,
-        shared_bytes: 0,
-    }
 }
 
 /// The convolution of every row, `[tokens, channels]` to f32 of the same shape at `out`; advances the rows' states.
@@ -214,17 +157,6 @@ pub(super) fn delta_rule<L: Launcher>(
     Ok(())
 }
 
-fn shared(values: usize, heads: &Heads) -> Result<u32> {
-    let bytes = values * size_of::<f32>();
-    if bytes <= SHARED_LIMIT {
-        return Ok(bytes as u32);
-    }
-    Err(Error::Unsupported(format!(
-        "keys of {} values in a linear attention do not fit a GPU's shared memory",
-        heads.key_dim
-    )))
-}
-
 fn recurrent<L: Launcher>(
     launcher: &L,
     heads: &Heads,
@@ -237,7 +169,7 @@ fn recurrent<L: Launcher>(
     let grid = Grid {
         blocks: [heads.value_dim.div_ceil(COLUMNS) as u32, heads.value_heads as u32, rows.len() as u32],
         threads: (COLUMNS * SLICES) as u32,
-        shared_bytes: shared(values, heads)?,
+        shared_bytes: shared(values, "a linear attention with keys this long")?,
     };
     let arguments = [
         At(inputs.mixed),
@@ -264,7 +196,7 @@ fn chunked<L: Launcher>(launcher: &L, heads: &Heads, inputs: Inputs, row: Row, o
     let grid = Grid {
         blocks: [row.tokens.div_ceil(CHUNK) as u32, heads.value_heads as u32, 1],
         threads: CHUNK_THREADS,
-        shared_bytes: shared(values, heads)?,
+        shared_bytes: shared(values, "a linear attention with keys this long")?,
     };
     let arguments = [At(inputs.mixed), At(inputs.beta), At(inputs.decay)].into_iter().chain(place());
     launcher.launch("gdn_chunk_prepare", grid, &arguments.chain(scratch()).collect::<Vec<_>>())?;
@@ -273,7 +205,7 @@ fn chunked<L: Launcher>(launcher: &L, heads: &Heads, inputs: Inputs, row: Row, o
     let grid = Grid {
         blocks: [heads.value_dim.div_ceil(COLUMNS) as u32, heads.value_heads as u32, 1],
         threads: CHUNK_THREADS,
-        shared_bytes: shared(values, heads)?,
+        shared_bytes: shared(values, "a linear attention with keys this long")?,
     };
     let arguments = [At(inputs.mixed)].into_iter().chain(scratch()).chain([At(row.state)]).chain(place());
     launcher.launch("gdn_chunk_scan", grid, &arguments.chain([At(out)]).collect::<Vec<_>>())

@@ -96,26 +96,34 @@ impl PlacedKv {
         k: &Tensor,
         v: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
-        let (tokens, heads, head_dim) = k.dims3()?;
+        let tokens = k.dim(0)?;
+        let (keys, values) = self.tensors(layer, len + tokens, k)?;
+        for (all, new) in [(&keys, k), (&values, v)] {
+            all.slice_set(&new.transpose(0, 1)?.contiguous()?, 1, len)?;
+        }
+        let seen = len + tokens - from;
+        Ok((keys.narrow(1, from, seen)?, values.narrow(1, from, seen)?))
+    }
+
+    /// Keys and values of a layer, `[kv heads, capacity, head_dim]`, with room for `needed` tokens; where and as what
+    /// `like [_, kv heads, head_dim]` is, when they are its first.
+    pub(crate) fn tensors(&mut self, layer: usize, needed: usize, like: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (_, heads, head_dim) = like.dims3()?;
         let slot = self
             .layers
             .get_mut(layer)
             .ok_or_else(|| Error::Internal(format!("the cache has no layer {layer}")))?;
-        if len + tokens > self.capacity {
+        if needed > self.capacity {
             return Err(Error::Internal("tokens are written that were not reserved".into()));
         }
         let layer = match slot {
             Some(layer) => layer,
             None => {
-                let empty = || Tensor::zeros((heads, self.capacity, head_dim), k.dtype(), k.device());
+                let empty = || Tensor::zeros((heads, self.capacity, head_dim), like.dtype(), like.device());
                 slot.insert(Arc::new(Layer { keys: empty()?, values: empty()? }))
             }
         };
-        for (all, new) in [(&layer.keys, k), (&layer.values, v)] {
-            all.slice_set(&new.transpose(0, 1)?.contiguous()?, 1, len)?;
-        }
-        let seen = len + tokens - from;
-        Ok((layer.keys.narrow(1, from, seen)?, layer.values.narrow(1, from, seen)?))
+        Ok((layer.keys.clone(), layer.values.clone()))
     }
 
     /// The mask of queries at `first ..`, for keys at `from ..`: 0 where a query sees a key, `-inf` elsewhere,

@@ -3,6 +3,7 @@
 //! A model says which split a projection has; how weights are stored, quantized at load time and multiplied
 //! is decided here. A row-parallel layer adds up over ranks and then adds its bias, once.
 
+mod blocks;
 mod heads;
 mod matrix;
 mod placed;
@@ -162,6 +163,12 @@ impl Linear {
     /// Outputs on this rank.
     pub fn outputs(&self) -> usize {
         self.matrix.rows()
+    }
+
+    /// The matrix as a dense tensor off the host, `[outputs, inputs]`, if it is one and that is all the layer does.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn placed_dense(&self) -> Option<&Tensor> {
+        self.matrix.placed_dense().filter(|_| self.bias.is_none())
     }
 
     /// Bytes of weights on this rank.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{D, Tensor};
 
-use super::matrix::{BlockSource, RowMap};
+use super::blocks::{BlockSource, RowMap};
 use crate::error::Result;
 use crate::placement::Placement;
 use crate::quant::{Scheme, ggml_dtype};

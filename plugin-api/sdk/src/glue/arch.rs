@@ -12,7 +12,7 @@ use plugin_abi::{Code, Failure, Handle, Slice, Str};
 use super::entry::{ArchitectureEntry, ErasedArchitecture};
 use super::guard::{guard, guard_silently};
 use super::model::{ErasedModel, Outputs, StepView};
-use crate::arch::{ImageView, Options, Progress, Source};
+use crate::arch::{ImageView, Options, Progress, Source, same_copy};
 use crate::device;
 use crate::error::{Error, Result};
 
@@ -183,6 +183,9 @@ unsafe extern "C" fn load(
     guard(failure, || {
         let architecture = architecture(index)?;
         let model = with_views(source, options, |source, options| {
+            if options.world > 1 {
+                same_copy(options.communicator)?;
+            }
             architecture.load(source, options, &Progress(progress))
         })?;
         *info = model.info();
