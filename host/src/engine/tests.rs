@@ -436,7 +436,8 @@ fn a_panic_ends_the_engine_and_names_only_who_was_in_the_batch() {
 fn a_device_that_is_gone_ends_the_engine_whichever_call_finds_out() {
     let text = text(10, 1);
     let picture = ImagePixels { width: 2, height: 2, rgb: vec![0; 12], sha256: [3; 32] };
-    let cases: [(fn(&Faults), Submission); 3] = [
+    type Lose = fn(&Faults);
+    let cases: [(Lose, Submission); 3] = [
         (Faults::lose_on_new, submission(text.clone(), 5)),
         (|faults| faults.lose_on_token(95), submission(vec![1, 2, 95], 5)),
         (Faults::lose_on_measure, Submission { images: vec![picture], ..submission(vec![1, IMAGE, 2], 5) }),
