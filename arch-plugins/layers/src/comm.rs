@@ -33,8 +33,8 @@ pub trait Communicator: Send + Sync {
     /// Wakes every waiting rank with an error; all later calls fail.
     fn abort(&self, reason: &str);
 
-    /// `Err` once the group was aborted. To be asked when results have arrived and before they are believed: what a
-    /// device computed while a rank of it gave up is nobody's answer.
+    /// `Err` once what this rank waited for on its device was ended by another rank's failure. To be asked when results have
+    /// arrived and before they are believed: such results are nobody's answer. In memory a failed exchange says so itself.
     fn check(&self) -> Result<()> {
         Ok(())
     }
@@ -233,10 +233,6 @@ impl Communicator for Local {
 
     fn abort(&self, reason: &str) {
         self.meeting.abort(reason);
-    }
-
-    fn check(&self) -> Result<()> {
-        self.meeting.table().check()
     }
 }
 

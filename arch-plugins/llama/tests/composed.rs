@@ -2,13 +2,17 @@
 
 mod support;
 
+use arch_llama::Llama;
+use golden::fixtures;
 use golden::{
     check_batch_near, check_bf16, check_fork_near, check_greedy, check_logits, check_pieces_near,
     check_quantized_as, check_ranks, check_stages,
 };
 use layers::quant::Scheme;
 use layers::{DType, device};
-use support::{each, placed};
+use plugin_sdk::arch::{Batch, BatchRow};
+use plugin_sdk::{Architecture, Model, Progress, Source, Want, WeightFormat, testing};
+use support::{MODEL_TYPES, each, placed};
 
 #[test]
 fn composed_logits() {
@@ -64,4 +68,32 @@ fn composed_quantized() {
     each(DType::F32, |fixture, plain| {
         check_quantized_as(&SCHEMES, fixture, plain, |placement| placed(fixture, placement))
     });
+}
+
+/// Off the host the model chooses greedy tokens itself: only ids come back, beside the logits of rows that want those.
+#[test]
+fn composed_rows_may_want_a_token_instead_of_logits() {
+    device::compose();
+    for fixture in fixtures(&MODEL_TYPES) {
+        let files = fixture.weight_files();
+        let files: Vec<&str> = files.iter().map(|file| file.to_str().expect("a path in UTF-8")).collect();
+        let config = &fixture.config;
+        let source = Source { format: WeightFormat::SAFETENSORS, config, preprocessor: "", files: &files };
+        let mut model = Llama.load(&source, &testing::options(), &Progress::SILENT).expect("it loads");
+        assert!(model.chooses_tokens());
+        let (ids, vocab) = (fixture.ids("/text/ids"), model.info().vocab_size);
+        let mut sequences: Vec<_> = (0..3).map(|_| model.sequence().expect("a sequence")).collect();
+        let (mut last, mut all) = (vec![0.0; vocab], vec![0.0; 9 * vocab]);
+        let [a, b, c] = sequences.as_mut_slice() else { unreachable!("there are three") };
+        let mut batch = Batch::new(vec![
+            BatchRow::new(a, 0, &ids[..9], Want::TOKEN, &mut []),
+            BatchRow::new(b, 0, &ids[..9], Want::ALL, &mut all),
+            BatchRow::new(c, 0, &ids[..9], Want::LAST, &mut last),
+        ]);
+        model.step(&mut batch).expect("the step succeeds");
+        let token = batch.rows[0].token.expect("a token was chosen");
+        drop(batch);
+        assert_eq!(token, golden::likeliest(&last));
+        assert_eq!(last, all[8 * vocab..]);
+    }
 }

@@ -112,8 +112,7 @@ impl Ring {
             let (from, _read) = slice.device_ptr(&stream);
             let (to, _written) = out.device_ptr_mut(&stream);
             let handle = self.handle.lock();
-            let comm =
-                handle.ok_or_else(|| Error::DeviceLost("the ranks of this model have parted".into()))?;
+            let comm = handle.ok_or_else(parted)?;
             let (from, to, stream) =
                 (from as *const _, to as *mut _, stream.cu_stream() as sys::cudaStream_t);
             // SAFETY: both are memory of this rank's device of so many values, and live until the stream is past this.
@@ -204,7 +203,11 @@ impl Communicator for Ring {
     }
 
     fn check(&self) -> Result<()> {
-        self.meeting.check()
+        // A rank that unloads ends its own communicator only: this one is gone when somebody gave up.
+        match *self.handle.lock() {
+            Some(_) => Ok(()),
+            None => Err(parted()),
+        }
     }
 }
 
@@ -217,6 +220,12 @@ fn shared(name: &Id, meeting: &dyn Communicator) -> Result<Id> {
         *byte = sum as u8 as core::ffi::c_char;
     }
     Ok(Id::uninit(all))
+}
+
+fn parted() -> Error {
+    Error::DeviceLost(
+        "another rank of this model has failed, and what it shared with this one is gone".into(),
+    )
 }
 
 fn elsewhere() -> Error {
