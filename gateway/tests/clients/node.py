@@ -15,6 +15,7 @@ Everything that reached it is kept in `Node.seen`.
 """
 
 import json
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -113,11 +114,18 @@ class Node(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, name="scripted"):
+    def __init__(self, name="scripted", certificate=None):
+        """`certificate`: paths of a certificate and its key, to be reached over TLS."""
         super().__init__(("127.0.0.1", 0), Handler)
         self.name = name
         self.seen = []
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            # Each connection's own thread shakes hands: a slow one must not keep the others out.
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+            self.endpoint = f"https://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -143,6 +151,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/models":
             models = [{"id": name, "state": "ready", "details": {"context_tokens": 200_000}} for name in MODELS]
             return self.json(200, {"boot_id": "scripted", "sequence": int(time.time() * 1000), "models": models})
+        if self.path == "/v1/models":
+            return self.json(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in MODELS]})
         if self.path == "/discovery":
             return self.json(200, {})
         self.json(404, {"error": {"message": f"no route {self.path}", "type": "invalid_request_error", "code": "not_found", "param": None}})

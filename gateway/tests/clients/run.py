@@ -87,11 +87,12 @@ def node_with_sdks(folder):
 class Server:
     """A server of ours; it ends with the block."""
 
-    def __init__(self, name, binary, settings, folder):
+    def __init__(self, name, binary, settings, folder, environment=None):
         self.name, self.log = name, folder / f"{name}.log"
         (folder / f"{name}.toml").write_text(settings)
         command = [str(binary), "serve", "--config", str(folder / f"{name}.toml")]
-        self.process = subprocess.Popen(command, stderr=self.log.open("w"), stdout=subprocess.DEVNULL)
+        environment = os.environ | (environment or {})
+        self.process = subprocess.Popen(command, stderr=self.log.open("w"), stdout=subprocess.DEVNULL, env=environment)
 
     def address(self, pattern):
         """The first thing in its log that matches."""
@@ -115,10 +116,9 @@ class Server:
             self.process.kill()
 
 
-def cortex(binary, endpoint, folder, more=""):
-    # The page's test needs an administrator; inference here needs no key, as on a laptop.
-    settings = f'[gateway]\nlisten = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\n{more}\n[[neurons]]\nname = "node"\nendpoint = "{endpoint}"\n'
-    return Server("cortex", binary, settings, folder)
+def cortex(binary, endpoint, folder, more="", environment=None):
+    settings = f'[gateway]\nlisten = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\n[[neurons]]\nname = "node"\nendpoint = "{endpoint}"\n'
+    return Server("cortex", binary, settings + more, folder, environment)
 
 
 def ask(url):
@@ -164,6 +164,34 @@ def against_a_script(arguments, folder):
     return results
 
 
+def over_tls(arguments, folder):
+    """A server of OpenAI's API behind https, with a key from a file."""
+    from node import Node  # noqa: PLC0415: beside this file
+
+    if not shutil.which("openssl"):
+        skip("a node over https", "there is no openssl to make a certificate with")
+        return []
+    pair = (folder / "node.pem", folder / "node.key")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    quiet([*made, "-out", str(pair[0]), "-keyout", str(pair[1])])
+    node = Node(certificate=pair)
+    (folder / "vendor.key").write_text("sk-vendor\n")
+    more = 'kind = "openai"\napi_key_file = "vendor.key"\n'
+    with cortex(arguments.cortex, node.endpoint, folder, more, {"SSL_CERT_FILE": str(pair[0])}) as server:
+        endpoint = "http://" + server.address(r"cortex serves .*?address=(\S+)")
+        wait_for_model(endpoint, "scripted")
+        results = []
+        if arguments.python:
+            command = [arguments.python, HERE / "sdk_python.py", endpoint, "scripted", "scripted"]
+            results.append(suite("Python SDKs, a server of OpenAI's API over https", command))
+    told = {entry["headers"].get("authorization") for entry in node.seen}
+    if told != {"Bearer sk-vendor"}:
+        print(f"  FAILED: the server was shown {told} as keys")
+        results.append(False)
+    return results
+
+
 def against_a_neuron(arguments, folder, id, source):
     text = json.dumps
     settings = f'listen = "127.0.0.1:0"\n[plugins]\ndirectories = [{text(str(arguments.plugins))}]\nallow_unowned = true\n[[models]]\nid = {text(id)}\nsource = {text(str(source))}\n'
@@ -196,7 +224,7 @@ def main():
     parser.add_argument("--plugins", type=pathlib.Path, default=target / "plugins", help="architecture plugins (default: %(default)s)")
     parser.add_argument("--model", action="append", default=[], metavar="ID=PATH", help="a real model to ask as well; may be given several times")
     parser.add_argument("--folder", type=pathlib.Path, default=target / "clients", help="where clients are installed (default: %(default)s)")
-    parser.add_argument("--only", choices=["script", "neuron", "page"], help="just this part")
+    parser.add_argument("--only", choices=["script", "tls", "neuron", "page"], help="just this part")
     parser.add_argument("--no-agents", dest="agents", action="store_false", help="leave the coding agents out")
     arguments = parser.parse_args()
     arguments.folder = arguments.folder.resolve()
@@ -210,6 +238,8 @@ def main():
         folder = pathlib.Path(folder)
         if arguments.only in (None, "script"):
             results += against_a_script(arguments, folder)
+        if arguments.only in (None, "tls"):
+            results += over_tls(arguments, folder)
         if arguments.only in (None, "neuron"):
             models = [entry.split("=", 1) for entry in arguments.model] or [["echo", ROOT / "fixtures/models/echo"], [EYES, ROOT / "fixtures/models/tiny-qwen3_5-vl"]]
             if arguments.neuron.exists() and any(arguments.plugins.rglob("*.so")):
