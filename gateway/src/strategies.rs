@@ -3,10 +3,13 @@
 //! The built-in strategies are linked in and pass through the same door as those from files. A file
 //! may replace a built-in strategy by offering one of the same name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use evictors as _;
-use plugin_loader::{Evictor, HostServices, Plugin, PluginError, Refusal, Router, StrategyInfo};
+use plugin_loader::{
+    Evictor, HostServices, Plugin, PluginError, Refusal, Router, StrategyInfo, probe_in_child,
+};
 use routers as _;
 
 /// Why a strategy cannot be had.
@@ -30,6 +33,18 @@ pub enum StrategyError {
     /// It does not like its options.
     #[error("{0}")]
     Options(PluginError),
+}
+
+/// How long a plugin file may take to be looked at.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Opens each file in a throw-away child first, run as `program plugin-probe FILE`: what crashes, hangs or ends
+/// the process while it is opened takes nobody with it.
+///
+/// # Errors
+/// [`StrategyError::Refused`] naming file and cause.
+pub fn probe(files: &[PathBuf], program: &Path) -> Result<(), StrategyError> {
+    files.iter().try_for_each(|file| Ok(probe_in_child(program, file, PROBE_TIMEOUT).map(drop)?))
 }
 
 /// Every strategy there is.

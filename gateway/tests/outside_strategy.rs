@@ -21,7 +21,7 @@ const CRATE: &str = r#"
 [package]
 name = "outside-strategy"
 version = "0.1.0"
-edition = "2024"
+edition = "2021"
 
 [lib]
 crate-type = ["cdylib"]
@@ -44,6 +44,17 @@ const SOURCE: &str = r#"
 use plugin_sdk::{Candidate, Error, Explain, Result, RouteChoice, RouteRequest, Router};
 
 struct Busiest;
+
+/// Runs while the file is opened, and ends whoever opens it when told to.
+#[used]
+#[link_section = ".init_array"]
+static DIES: extern "C" fn() = dies;
+
+extern "C" fn dies() {
+    if std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/dies")).exists() {
+        std::process::abort();
+    }
+}
 
 fn create(options: &str) -> Result<Box<dyn Router>> {
     if options.contains("wrong") {
@@ -127,9 +138,33 @@ fn it_changes_a_decision_and_says_why() {
     let (node, why) = chosen("busiest", std::slice::from_ref(&file));
     assert_eq!(node, "hectic");
     assert!(why.contains("1\tbusy=5"), "{why}");
-    let strategies = Strategies::open(&[file]).expect("strategies");
+    let strategies = Strategies::open(std::slice::from_ref(&file)).expect("strategies");
     assert!(strategies.routers().iter().any(|info| info.name == "busiest"));
     let options = toml::from_str("wrong = 1").expect("TOML");
     let error = strategies.router("busiest", &options).expect_err("it validates its options").to_string();
     assert!(error.contains("no option 'wrong'"), "{error}");
+    check_that_a_deadly_file_is_refused(&file);
+}
+
+/// The settings of a gateway that loads the file, checked by cortex itself.
+fn checked(file: &Path) -> std::process::Output {
+    let folder = file.parent().expect("a folder");
+    let config = folder.join("outside-strategy.toml");
+    std::fs::write(&config, format!("[routing]\nstrategy = \"busiest\"\n[plugins]\nfiles = [{file:?}]\n"))
+        .expect("written");
+    let mut cortex = Command::new(env!("CARGO_BIN_EXE_cortex"));
+    cortex.args(["config", "check", "--config"]).arg(&config).output().expect("cortex runs")
+}
+
+/// A file that kills whoever opens it is refused with a sentence; cortex itself lives on.
+fn check_that_a_deadly_file_is_refused(file: &Path) {
+    let output = checked(file);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let deadly = Path::new(env!("CARGO_TARGET_TMPDIR")).join("outside-strategy/dies");
+    std::fs::write(&deadly, "").expect("written");
+    let output = checked(file);
+    std::fs::remove_file(&deadly).expect("removed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "ended by itself: {said}");
+    assert!(said.contains("liboutside_strategy.so"), "{said}");
 }

@@ -107,6 +107,12 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Open a plugin file and say what is in it: the throw-away child of `serve`.
+    #[command(hide = true)]
+    PluginProbe {
+        /// The file.
+        file: PathBuf,
+    },
     /// Print shell completions.
     Completions {
         /// The shell.
@@ -127,6 +133,9 @@ enum ConfigCommand {
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Command::PluginProbe { file } = &arguments.command {
+        return ExitCode::from(u8::from(plugin_loader::probe_main(file) != 0));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
@@ -170,6 +179,8 @@ async fn execute(command: Command) -> anyhow::Result<()> {
             ask.print(&ask.get::<serde_json::Value>(&format!("/cortex/v1/explain/{request_id}")).await?)
         }
         Command::Config { command: ConfigCommand::Check { config } } => config::check(&config),
+        // Answered before there is a runtime.
+        Command::PluginProbe { .. } => Ok(()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "cortex", &mut std::io::stdout());
             Ok(())

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::placement::{Placement, Policy, background};
 use crate::proxy::client::{Client, client};
 use crate::server::{self, Gateway, listen, reload};
-use crate::strategies::Strategies;
+use crate::strategies::{self, Strategies};
 use crate::telemetry::Tracer;
 use crate::usage::Ledger;
 
@@ -43,9 +43,9 @@ pub struct Assembled {
 /// What is wrong with the strategies.
 pub fn assemble(loaded: Loaded) -> anyhow::Result<Assembled> {
     let Loaded { config, catalogue, catalogue_path } = loaded;
-    let strategies = Strategies::open(&config.plugins.files)?;
-    let router = strategies.router(&config.routing.strategy, &config.routing.options)?;
-    let evictor = strategies.evictor(&config.eviction.strategy, &config.eviction.options)?;
+    let known = Strategies::open(&config.plugins.files)?;
+    let router = known.router(&config.routing.strategy, &config.routing.options)?;
+    let evictor = known.evictor(&config.eviction.strategy, &config.eviction.options)?;
     let metrics = Arc::new(Metrics::default());
     let fleet = Arc::new(Fleet::new(config.neurons.clone(), catalogue, config.polling.misses));
     let client = client(Duration::from_secs(config.gateway.connect_timeout_s));
@@ -105,6 +105,7 @@ pub async fn run(config: Option<&Path>) -> anyhow::Result<()> {
     if loaded.config.neurons.is_empty() {
         tracing::warn!("no [[neurons]] are configured; every request will be turned away");
     }
+    strategies::probe(&loaded.config.plugins.files, &std::env::current_exe()?)?;
     let assembled = assemble(loaded)?;
     if assembled.gateway.keys.load().is_open() {
         tracing::warn!("no [keys] file is configured; everybody may do everything");

@@ -34,6 +34,8 @@ pub struct Metrics {
     replicas: RwLock<HashMap<(u64, u64, u64), Arc<ReplicaMetrics>>>,
     /// Requests turned away by the gateway itself, by code.
     pub refused: IntCounterVec,
+    /// Streams whose node broke off: gone on with by another, refused by it, or nobody there to go on.
+    pub continuations: IntCounterVec,
     /// Requests sent a second time, by reason.
     pub retries: IntCounterVec,
     /// Requests under way.
@@ -205,6 +207,11 @@ impl Metrics {
             )?,
             replicas: RwLock::default(),
             refused: counters("refused_total", "Requests turned away by the gateway, by code", &["code"])?,
+            continuations: counters(
+                "continuations_total",
+                "Streams whose node broke off, by what became of them",
+                &["outcome"],
+            )?,
             retries: counters("retries_total", "Requests sent to another node, by reason", &["reason"])?,
             waiting: gauges("waiting_requests", "Requests waiting for a cold model", &["model"])?,
             cold_starts: counters("cold_starts_total", "Requests that had to wait for a load", &["model"])?,

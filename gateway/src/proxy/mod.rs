@@ -6,6 +6,7 @@
 
 pub mod budget;
 pub mod client;
+pub mod continuation;
 pub mod forward;
 pub mod observe;
 pub mod relay;

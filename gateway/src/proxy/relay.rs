@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 use wire_api::{ApiError, Dialect, ErrorKind};
 
 use super::BoxError;
+use super::continuation::Upstream;
 use super::observe::{Observer, Tokens};
 use crate::fleet::gauge::Ticket;
 use crate::server::account::Account;
@@ -33,7 +33,7 @@ pub enum Outcome {
 
 /// Passes an upstream body on, frame by frame, and tells what it saw when it is dropped.
 pub struct Relay {
-    upstream: Incoming,
+    upstream: Upstream,
     observer: Observer,
     /// The caller's dialect when the answer is a stream of events: broken ones end with an error event.
     stream: Option<Dialect>,
@@ -79,7 +79,7 @@ impl Idle {
 impl Relay {
     /// Relays `upstream`, which began to arrive for a request that `started` then. `refused`: its status says no.
     pub fn new(
-        upstream: Incoming,
+        upstream: Upstream,
         stream: Option<Dialect>,
         idle_limit: Duration,
         ticket: Ticket,
@@ -161,7 +161,7 @@ impl Body for Relay {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let why = crate::fleet::node_client::reason(&error);
+                let why = crate::fleet::node_client::reason(&*error);
                 this.broken(&lost(format!("the node broke off its answer: {why}")))
             }
             Poll::Ready(None) if this.stream.is_some() && !this.observer.ended() => {

@@ -21,12 +21,23 @@ pub(super) async fn ask(
 ) -> Result<Asked, Elsewhere> {
     let after = Duration::from_millis(gateway.config.proxy.hedge_after_ms);
     let neuron = placed.node.kind == NodeKind::Neuron;
-    let first = ask_node(gateway, job, placed, more);
     if after.is_zero() || !neuron {
-        return first.await;
+        return ask_node(gateway, job, placed, more).await;
     }
+    // Apart from the usual way, so that a request that is not hedged does not carry two.
+    Box::pin(ask_twice(gateway, job, placed, tried, more, after)).await
+}
+
+async fn ask_twice(
+    gateway: &Gateway,
+    job: &Job,
+    placed: Placed,
+    tried: &mut Vec<u64>,
+    more: bool,
+    after: Duration,
+) -> Result<Asked, Elsewhere> {
     gateway.hedges.pay_in();
-    let mut first = std::pin::pin!(first);
+    let mut first = std::pin::pin!(ask_node(gateway, job, placed, more));
     if let Ok(asked) = tokio::time::timeout(after, &mut first).await {
         return asked;
     }

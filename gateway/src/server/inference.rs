@@ -11,13 +11,14 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use prometheus::{Histogram, IntGauge};
+use wire_api::node::continuation::LOG_HEADER;
 use wire_api::node::routes::{DROPPED_HEADER, WAIT_HEADER};
 use wire_api::translate::chat_on_messages::ReplyContext;
 use wire_api::{ApiError, Dialect, ErrorKind};
 
 use super::account::{Account, Party, Underway};
 use super::api::Api;
-use super::{Gateway, error, hedge};
+use super::{Gateway, continuing, error, hedge};
 use crate::config::NodeKind;
 use crate::fleet::identity::{new_id, now_ms, stable_hash};
 use crate::keys::{Grant, Key};
@@ -26,6 +27,7 @@ use crate::placement::decisions::Facts;
 use crate::placement::prefix;
 use crate::placement::residency::Flight;
 use crate::placement::route::{Placed, Step};
+use crate::proxy::continuation::Upstream;
 use crate::proxy::forward::{self, ForwardError, Outgoing, pass_on};
 use crate::proxy::relay::Relay;
 use crate::proxy::translate::{self, Return, TranslatedStream};
@@ -372,6 +374,7 @@ async fn wait_for_load(gateway: &Arc<Gateway>, job: &Job) -> Result<(), ApiError
 pub(super) struct Asked {
     placed: Placed,
     way: Way,
+    replay: Option<continuing::Replay>,
     response: http::Response<hyper::body::Incoming>,
 }
 
@@ -401,6 +404,7 @@ pub(super) async fn ask_node(
     if let (Some(name), Some(span)) = (&placed.rename, &model_span) {
         outgoing.body = wire_api::peek::with_model(&outgoing.body, span, name).into();
     }
+    let replay = continuing::prepare(&placed.node, stream, &mut outgoing, model_span.as_ref());
     let Some(uri) = placed.node.endpoint.uri(&outgoing.path) else {
         let error =
             ApiError::new(ErrorKind::Internal, format!("node {} has no usable URL", placed.node.name));
@@ -431,7 +435,7 @@ pub(super) async fn ask_node(
         let error = ApiError::from_response(status, &body);
         return Err(Elsewhere { error, reason: "busy" });
     }
-    Ok(Asked { placed, way: Way { first, then, spoken, dropped }, response })
+    Ok(Asked { placed, way: Way { first, then, spoken, dropped }, replay, response })
 }
 
 /// Whether another node could serve the request.
@@ -444,13 +448,13 @@ fn others(gateway: &Gateway, job: &Job, node: u64) -> bool {
 
 /// Passes the answer on, in the caller's dialect.
 async fn relay(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     job: &Job,
     asked: Asked,
     underway: &mut Option<Underway>,
     grant: Option<Grant>,
 ) -> Response {
-    let Asked { mut placed, way, response } = asked;
+    let Asked { mut placed, way, replay, response } = asked;
     placed.ticket.succeeded();
     if response.status().is_success() {
         gateway.placement.prefixes().note(placed.model.hash, &job.facts.prefix_blocks, placed.node.hash);
@@ -472,6 +476,11 @@ async fn relay(
     let idle = gateway.config.gateway.idle_timeout();
     let refused = !parts.status.is_success();
     let spoken = events.then_some(way.spoken);
+    let logged = parts.headers.remove(LOG_HEADER).is_some();
+    let body = match replay.filter(|_| events && logged && !refused) {
+        Some(replay) => Upstream::continued(body, continuing::elsewhere(gateway, job, &placed, replay)),
+        None => Upstream::Plain(body),
+    };
     let relay = Body::new(Relay::new(body, spoken, idle, placed.ticket, account, job.started, refused));
     let mut response = if way.first.is_none() && way.then.is_none() {
         Response::from_parts(parts, relay)

@@ -435,6 +435,9 @@ async fn infer(State(node): State<Arc<Inner>>, request: Request) -> Response {
         let status = StatusCode::from_u16(status as u16).expect("a status");
         return (status, Json(error.openai_body())).into_response();
     }
+    // What another node began is gone on with behind the events that were told.
+    let told = body["told"].as_u64().unwrap_or(0);
+    let body = if path == "/continue" { body["request"].clone() } else { body };
     let model = body["model"].as_str().unwrap_or_default().to_owned();
     {
         let mut loaded = node.loaded.lock().expect("unpoisoned");
@@ -468,21 +471,26 @@ async fn infer(State(node): State<Arc<Inner>>, request: Request) -> Response {
         }))
         .into_response();
     }
-    let die_after = script.number("die_after");
+    // Who goes on does not die as well.
+    let dies_once = script.number("dies_once").filter(|_| path != "/continue");
+    let die_after = script.number("die_after").or(dies_once);
     let silent = script.number("silent").is_some();
-    let name = node.name.clone();
+    // With a token log the words are the model's, the same on every node.
+    let logs = script.number("logs").is_some();
+    let name = if logs { "word".to_owned() } else { node.name.clone() };
     let chunk = move |delta: Value, finish: Value| {
         let value = json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model,
             "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]});
         format!("data: {value}\n\n")
     };
-    let frames = futures_util::stream::unfold((0u64, counted), move |(step, mut counted)| {
+    let frames = futures_util::stream::unfold((told, counted), move |(step, mut counted)| {
         let frame = if step == 0 {
             Some(Ok(chunk(json!({"role": "assistant", "content": ""}), Value::Null)))
         } else if die_after == Some(step) {
             Some(Err(std::io::Error::other("scripted death")))
         } else if step <= chunks {
-            Some(Ok(chunk(json!({"content": format!("{name}-{step} ")}), Value::Null)))
+            let words = chunk(json!({"content": format!("{name}-{step} ")}), Value::Null);
+            Some(Ok(if logs { format!(": tokens {step}\n\n{words}") } else { words }))
         } else if step == chunks + 1 {
             let usage = json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": chunks,
                 "total_tokens": 7 + chunks, "prompt_tokens_details": {"cached_tokens": 4}}});
@@ -504,5 +512,8 @@ async fn infer(State(node): State<Arc<Inner>>, request: Request) -> Response {
     });
     let mut response = Response::new(Body::from_stream(frames.boxed()));
     response.headers_mut().insert("content-type", "text/event-stream".parse().expect("a header"));
+    if logs {
+        response.headers_mut().insert("x-cortex-token-log", "1".parse().expect("a header"));
+    }
     response
 }

@@ -8,6 +8,7 @@
 //! a revision and grants fenced leases of its memory; a command that carries an older fence or
 //! revision is answered with 409 and the code `stale_fence` or `stale_revision`.
 
+pub mod continuation;
 pub mod discovery;
 pub mod events;
 pub mod lease;

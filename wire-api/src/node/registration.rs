@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Where neurons make themselves known.
-pub const PREFIX: &str = "/cortex/neurons/";
+pub const PREFIX: &str = "/cortex/fleet/neurons/";
 /// How long a registration outlives the node's last sign of life, in seconds.
 pub const TTL_S: u64 = 15;
 
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn keys_are_one_segment_below_the_prefix() {
-        assert_eq!(key("rack 1/gpu"), "/cortex/neurons/rack%201%2Fgpu");
+        assert_eq!(key("rack 1/gpu"), "/cortex/fleet/neurons/rack%201%2Fgpu");
     }
 
     #[test]
