@@ -4,7 +4,7 @@
 //! rank makes the same calls in the same order. A rank that fails aborts the group, so that no other waits
 //! for it: after that every call fails, and the model has to be loaded anew.
 //!
-//! Ranks on the CPU meet in memory. Ranks on GPUs talk through [`nccl`](self), and where that cannot be had or
+//! Ranks on the CPU meet in memory. Ranks on GPUs talk through NCCL, and where that cannot be had or
 //! gives wrong answers they meet in the host's memory too, which is announced because it is slow.
 
 #[cfg(feature = "cuda")]

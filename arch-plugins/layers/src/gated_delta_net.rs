@@ -12,7 +12,7 @@
 //! sequence, and what is rounded into it is never rounded out again.
 //!
 //! The arithmetic is in [`kernel`], on plain slices. What is here only cuts a batch into its rows and hands each row the
-//! state of its sequence. On a GPU the same arithmetic is in `cuda/gated_delta_net.cu`; [`launch`] says which of its
+//! state of its sequence. On a GPU the same arithmetic is in `cuda/gated_delta_net.cu`; `launch` says which of its
 //! kernels run on what, and a test runs them on the CPU against [`kernel`].
 //! The state must never be truncated or rewound: a shorter prefix needs its own saved copy.
 

@@ -4,7 +4,7 @@
 //! sequence that shares it writes to it. Tokens count once they are committed, after the last layer: a step
 //! that fails leaves the cache as it was.
 //!
-//! Off the host a cache is one tensor of keys and one of values per layer instead: see [`placed`].
+//! Off the host a cache is one tensor of keys and one of values per layer instead.
 
 use std::sync::Arc;
 

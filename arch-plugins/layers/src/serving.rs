@@ -270,7 +270,7 @@ impl<D: Decoder + 'static> Served<D> {
         let logits = self.decoder.forward(&mut step, &Trace::off())?;
         if step.logits_of.is_empty() {
             // Whatever went wrong on the device is to be known now, not in somebody else's step.
-            self.device.synchronize()?;
+            device::finish(&self.device)?;
             return self.comm.check();
         }
         hand_out(&logits, lent)?;

@@ -101,6 +101,12 @@ pub(crate) fn precompiled(what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Waits for the stream; a kernel that failed is known afterwards.
+pub(crate) fn finish(device: &CudaDevice) -> Result<()> {
+    let failed = |error: DriverError| failure::driver(error.0, format!("the GPU did not finish: {error:?}"));
+    device.cuda_stream().synchronize().map_err(failed)
+}
+
 /// Bytes free right now; 0 when the driver does not say.
 pub(crate) fn free_bytes(device: &CudaDevice) -> u64 {
     device.cuda_stream().context().mem_get_info().map_or(0, |(free, _)| free as u64)

@@ -2,13 +2,13 @@
 //!
 //! There are two roads through the layers. On the *host* they run own kernels over weights in the mapped file. Off it, on
 //! a GPU, weights and state are tensors that lie there, and a layer is put together from candle's and candle-nn's
-//! operations; where those have nothing that would do, from a kernel of ours. Each part asks [`on_host`] which road its
+//! operations; where those have nothing that would do, from a kernel of ours. Each part asks `on_host` which road its
 //! input takes, so a model has neither word in it, and a better kernel replaces a piece of a part.
 //!
 //! What is off the host stays there: between a step's tokens and its logits nothing comes back, except where a part
 //! says so.
 //!
-//! Tests can take the second road on the CPU, through candle's CPU operations ([`compose`]), which
+//! Tests can take the second road on the CPU, through candle's CPU operations (`compose`), which
 //! proves its arithmetic where there is no GPU.
 
 #[cfg(feature = "cuda")]
@@ -97,6 +97,15 @@ pub fn probe(device: &DeviceInfo) -> plugin_sdk::Result<()> {
         #[cfg(feature = "cuda")]
         DeviceKind::CUDA => Ok(cuda::find(device).map(|_| ())?),
         _ => Err(plugin_sdk::Error::Unsupported("this build computes on the CPU only".into())),
+    }
+}
+
+/// Waits until a device has done everything it was given, and learns what went wrong.
+pub(crate) fn finish(device: &Device) -> Result<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::finish(device),
+        _ => Ok(()),
     }
 }
 
