@@ -61,7 +61,7 @@ fn every_piece_of_cortex_toml_in_the_guides_is_read() {
                 continue;
             }
             found += 1;
-            Config::parse(&block, Path::new("cortex.toml"), &[])
+            Config::parse(&block, Path::new("cortex.toml"), [])
                 .unwrap_or_else(|error| panic!("{}: {error}\n{block}", page.display()));
         }
     }
