@@ -33,7 +33,7 @@ impl<'a> Cancel<'a> {
     pub fn check(&self) -> Result<()> {
         let Some(wish) = self.wish else { return Ok(()) };
         let stop = match self.comm {
-            Some(comm) => comm.any(wish())?,
+            Some(comm) => comm.polled(wish())?,
             None => wish(),
         };
         if stop { Err(Error::Cancelled) } else { Ok(()) }

@@ -39,6 +39,12 @@ pub trait Communicator: Send + Sync {
         Ok(())
     }
 
+    /// As [`Communicator::any`], for a wish that may wait: most calls may answer "no" without asking the others. All ranks
+    /// make as many calls.
+    fn polled(&self, flag: bool) -> Result<bool> {
+        self.any(flag)
+    }
+
     /// Does any rank say so? The same answer on every rank.
     fn any(&self, flag: bool) -> Result<bool> {
         if self.world() == 1 {
