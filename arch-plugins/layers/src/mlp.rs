@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::activation::silu_mul;
 use crate::error::Result;
-use crate::linear::{Bias, Linear};
+use crate::linear::{Bias, Linear, Packed};
 use crate::weights::Weights;
 
 /// `down(silu(gate(x)) ⊙ up(x))`; its place holds `gate_proj`, `up_proj` and `down_proj`.
@@ -13,21 +13,22 @@ pub struct SwiGlu {
     gate: Linear,
     up: Linear,
     down: Linear,
+    packed: Packed,
 }
 
 impl SwiGlu {
     /// Loads this rank's share of the intermediate values.
     pub fn load(w: &Weights, hidden: usize, intermediate: usize, bias: Bias) -> Result<Self> {
-        Ok(Self {
-            gate: Linear::column_parallel(&w.pp("gate_proj"), hidden, intermediate, bias)?,
-            up: Linear::column_parallel(&w.pp("up_proj"), hidden, intermediate, bias)?,
-            down: Linear::row_parallel(&w.pp("down_proj"), intermediate, hidden, bias)?,
-        })
+        let mut gate = Linear::column_parallel(&w.pp("gate_proj"), hidden, intermediate, bias)?;
+        let mut up = Linear::column_parallel(&w.pp("up_proj"), hidden, intermediate, bias)?;
+        let down = Linear::row_parallel(&w.pp("down_proj"), intermediate, hidden, bias)?;
+        let packed = Linear::packed(&mut [&mut gate, &mut up])?;
+        Ok(Self { gate, up, down, packed })
     }
 
     /// From three linears, e.g. slices of a stack of experts.
     pub fn from_linears(gate: Linear, up: Linear, down: Linear) -> Self {
-        Self { gate, up, down }
+        Self { gate, up, down, packed: Packed::default() }
     }
 
     /// `x [tokens, hidden]` → `[tokens, hidden]`.
@@ -41,7 +42,7 @@ impl SwiGlu {
     }
 
     fn inner(&self, x: &Tensor) -> Result<Tensor> {
-        let both = Linear::forward_group(&[&self.gate, &self.up], x)?;
+        let both = Linear::forward_packed(&self.packed, &[&self.gate, &self.up], x)?;
         silu_mul(&both[0], &both[1])
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-use super::{Bias, Linear};
+use super::{Bias, Linear, Packed};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::weights::Weights;
@@ -51,6 +51,7 @@ pub struct QkvLinear {
     pub k: Linear,
     /// Values.
     pub v: Linear,
+    packed: Packed,
 }
 
 impl QkvLinear {
@@ -71,16 +72,16 @@ impl QkvLinear {
             let rows = range.start * each..range.end * each;
             Linear::rows(&w.pp(name), hidden, count * each, &[rows], bias)
         };
-        Ok(Self {
-            q: part("q_proj", heads, &split.heads, q_rows_per_head)?,
-            k: part("k_proj", kv_heads, &split.kv_heads, head_dim)?,
-            v: part("v_proj", kv_heads, &split.kv_heads, head_dim)?,
-        })
+        let mut q = part("q_proj", heads, &split.heads, q_rows_per_head)?;
+        let mut k = part("k_proj", kv_heads, &split.kv_heads, head_dim)?;
+        let mut v = part("v_proj", kv_heads, &split.kv_heads, head_dim)?;
+        let packed = Linear::packed(&mut [&mut q, &mut k, &mut v])?;
+        Ok(Self { q, k, v, packed })
     }
 
     /// `x [tokens, hidden]` → queries, keys and values of this rank's heads, `[tokens, heads · rows]`.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
-        let mut all = Linear::forward_group(&[&self.q, &self.k, &self.v], x)?;
+        let mut all = Linear::forward_packed(&self.packed, &[&self.q, &self.k, &self.v], x)?;
         let v = all.pop();
         let k = all.pop();
         let q = all.pop();

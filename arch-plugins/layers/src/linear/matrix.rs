@@ -90,8 +90,12 @@ impl Matrix {
         }
     }
 
+    /// The same numbers of a dense matrix off the host, lying somewhere else.
+    pub(super) fn replace_placed(&mut self, tensor: Tensor) {
+        self.storage = Storage::Placed(Placed::Dense(tensor));
+    }
+
     /// The tensor of a dense matrix off the host.
-    #[cfg(feature = "cuda")]
     pub(super) fn placed_dense(&self) -> Option<&Tensor> {
         match &self.storage {
             Storage::Placed(Placed::Dense(tensor)) => Some(tensor),
