@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use prometheus::{Histogram, IntGauge};
 use wire_api::node::continuation::LOG_HEADER;
 use wire_api::node::routes::{DROPPED_HEADER, WAIT_HEADER};
 use wire_api::translate::chat_on_messages::ReplyContext;
@@ -18,6 +17,7 @@ use wire_api::{ApiError, Dialect, ErrorKind};
 
 use super::account::{Account, Party, Underway};
 use super::api::Api;
+use super::cold::wait_for_load;
 use super::{Gateway, continuing, error, hedge};
 use crate::config::NodeKind;
 use crate::fleet::identity::{new_id, now_ms, stable_hash};
@@ -25,7 +25,6 @@ use crate::keys::{Grant, Key};
 use crate::metrics::ReplicaMetrics;
 use crate::placement::decisions::Facts;
 use crate::placement::prefix;
-use crate::placement::residency::Flight;
 use crate::placement::route::{Placed, Step};
 use crate::proxy::continuation::Upstream;
 use crate::proxy::forward::{self, ForwardError, Outgoing, pass_on};
@@ -56,7 +55,7 @@ pub(super) struct Job {
     outgoing: Outgoing,
     /// Path and body as they came, where `outgoing` is a translation of them.
     original: Option<(String, Bytes)>,
-    wait: Duration,
+    pub(super) wait: Duration,
     started: Instant,
     key: Option<Arc<Key>>,
     traced: Option<Traced>,
@@ -315,59 +314,6 @@ fn admit(gateway: &Gateway, job: &Job) -> Result<Option<Grant>, ApiError> {
     let names =
         model.iter().flat_map(|model| std::iter::once(&model.id).chain(&model.aliases)).map(String::as_str);
     key.admit(names.chain([job.model.as_str()]), tokens).map(Some)
-}
-
-/// Counts a request among those that wait for a cold model, until dropped: the client may leave first.
-struct Waits {
-    waiting: IntGauge,
-    took: Histogram,
-    since: Instant,
-}
-
-impl Waits {
-    fn begin(gateway: &Gateway, model: &str) -> Self {
-        let waiting = gateway.metrics.waiting.with_label_values(&[model]);
-        waiting.inc();
-        let took = gateway.metrics.cold_start.with_label_values(&[model]);
-        Self { waiting, took, since: Instant::now() }
-    }
-}
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.waiting.dec();
-        self.took.observe(self.since.elapsed().as_secs_f64());
-    }
-}
-
-async fn wait_for_load(gateway: &Arc<Gateway>, job: &Job) -> Result<(), ApiError> {
-    let view = gateway.fleet.view();
-    let model = view.model(&job.model).ok_or_else(|| ApiError::model_not_found(&job.model))?;
-    gateway.metrics.cold_starts.with_label_values(&[&model.id]).inc();
-    model.gauge.arrived();
-    let mut flight = gateway.placement.make_resident(&model.id);
-    let waits = Waits::begin(gateway, &model.id);
-    let over = |flight: &Flight| matches!(flight, Flight::Ready | Flight::Failed(_));
-    let landed = tokio::time::timeout(job.wait, flight.wait_for(over)).await;
-    let landed = landed.map(|flight| flight.map(|state| state.clone()));
-    drop(waits);
-    let state = match landed {
-        Ok(Ok(state)) => state,
-        // The task that loads it is gone, or this request's patience is.
-        Ok(Err(_)) => Flight::Waiting { reason: "the load was given up".into() },
-        Err(_) => flight.borrow().clone(),
-    };
-    match state {
-        Flight::Ready => Ok(()),
-        Flight::Failed(error) => Err(*error),
-        other => {
-            let message = format!("the model '{}' is not ready yet: {}", model.id, other.line());
-            let eta = other.loading().eta_s.map_or(5, |eta| eta.ceil() as u32);
-            Err(ApiError::new(ErrorKind::Loading, message)
-                .with_loading(other.loading())
-                .with_retry_after(eta))
-        }
-    }
 }
 
 /// A node's answer has begun.

@@ -7,6 +7,7 @@ pub mod account;
 pub mod administration;
 pub mod api;
 pub mod catalogue;
+mod cold;
 mod continuing;
 pub mod error;
 mod hedge;
