@@ -16,5 +16,6 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod output;
 pub mod prompt;
+mod registration;
 pub mod server;
 pub mod worker;

@@ -3,12 +3,13 @@
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use wire_api::node::registration::Registration;
 
 use super::node::Node;
 use super::{ConfigFile, log};
 use crate::config::{Config, Model};
 use crate::lifecycle::Models;
-use crate::server;
+use crate::{registration, server};
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
@@ -51,10 +52,28 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         "neuron serves"
     );
+    // Ends with this function: a node that is going is known to nobody new.
+    let _registering = register(&config);
     let asked = stop_signals()?;
     server::serve(listener, house, asked).await.context("the server failed")?;
     tracing::info!("neuron has ended");
     Ok(())
+}
+
+/// Makes the node known to gateways, where the configuration says to whom.
+fn register(config: &Config) -> Option<tokio::task::JoinSet<()>> {
+    let settings = &config.register;
+    if settings.etcd.is_empty() {
+        return None;
+    }
+    let told = Registration {
+        name: config.node_name(),
+        endpoint: settings.endpoint.clone(),
+        weight: settings.weight,
+    };
+    let mut task = tokio::task::JoinSet::new();
+    task.spawn(registration::keep(settings.etcd.clone(), told));
+    Some(task)
 }
 
 /// `ID=SOURCE`, or just the source.

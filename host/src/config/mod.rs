@@ -49,6 +49,8 @@ pub struct Config {
     pub cuda: Cuda,
     /// Where models come from.
     pub hub: Hub,
+    /// Gateways to make this node known to.
+    pub register: Register,
     /// What is logged.
     pub log: Log,
     /// The models this node has.
@@ -66,6 +68,7 @@ impl Default for Config {
             images: Images::default(),
             cuda: Cuda::default(),
             hub: Hub::default(),
+            register: Register::default(),
             log: Log::default(),
             models: Vec::new(),
         }
@@ -246,6 +249,18 @@ pub struct Hub {
     pub offline: Option<bool>,
 }
 
+/// `[register]`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Register {
+    /// Endpoints of etcd, `http://host:2379`; none to stay unknown.
+    pub etcd: Vec<String>,
+    /// Where gateways reach this node, `http://host:13131`. Must be given with `etcd`: nobody else knows it.
+    pub endpoint: String,
+    /// How much of the work it wants compared with other nodes; 0 is taken for 1.
+    pub weight: f32,
+}
+
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -376,6 +391,10 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         check_address(&self.listen)?;
+        if !self.register.etcd.is_empty() && !self.register.endpoint.starts_with("http") {
+            let message = "is missing; say where gateways reach this node, such as http://this-host:13131";
+            return Err(ConfigError::value("register.endpoint", message));
+        }
         if tracing_subscriber::EnvFilter::try_new(&self.log.filter).is_err() {
             let message = format!(
                 "{:?} is no filter; write a level such as \"info\", or \"info,neuron=debug\"",

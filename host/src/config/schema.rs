@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use toml::{Table, Value};
 
 use super::error::{ConfigError, nearest};
-use super::{Config, Cuda, Engine, Hub, Images, Limits, Log, Model, Plugins};
+use super::{Config, Cuda, Engine, Hub, Images, Limits, Log, Model, Plugins, Register};
 
 /// Sections whose content is not ours to check.
 const FREE: [&str; 1] = ["engine.options"];
@@ -25,6 +25,7 @@ pub(super) fn keys(section: &str) -> Option<&'static [&'static str]> {
         "images" => fields::<Images>(),
         "cuda" => fields::<Cuda>(),
         "hub" => fields::<Hub>(),
+        "register" => fields::<Register>(),
         "log" => fields::<Log>(),
         "models" => fields::<Model>(),
         _ => return None,

@@ -74,8 +74,23 @@ impl Generator {
     ///
     /// As [`Generator::chat_prompt`], and 400 for a prompt longer than the context.
     pub async fn chat(&self, served: &Served, request: &ChatRequest) -> Result<Turn, ApiError> {
+        self.chat_after(served, request, Vec::new()).await
+    }
+
+    /// As [`Generator::chat`], after tokens of the answer that were said elsewhere: they are read again, and
+    /// generation goes on behind them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Generator::chat`].
+    pub async fn chat_after(
+        &self,
+        served: &Served,
+        request: &ChatRequest,
+        emitted: Vec<u32>,
+    ) -> Result<Turn, ApiError> {
         let prepared = self.chat_prompt(served, request).await?;
-        Turn::start(served, vec![prepared], &request.parameters)
+        Turn::start(served, vec![prepared], &request.parameters, emitted)
     }
 
     /// Starts to complete texts.
@@ -85,7 +100,7 @@ impl Generator {
     /// As [`Generator::chat`].
     pub async fn complete(&self, served: &Served, request: &CompletionRequest) -> Result<Turn, ApiError> {
         let prepared = prepare::completions(request, &served.text).await?;
-        Turn::start(served, prepared, &request.parameters)
+        Turn::start(served, prepared, &request.parameters, Vec::new())
     }
 }
 

@@ -83,14 +83,17 @@ pub struct Turn {
     ready: VecDeque<TurnEvent>,
     /// Told after them; nothing follows.
     failure: Option<ApiError>,
+    /// Tokens nobody has taken note of yet.
+    log: Vec<u32>,
 }
 
 impl Turn {
-    /// Submits every answer of every prompt.
+    /// Submits every answer of every prompt. `emitted`: what the one answer has said elsewhere.
     pub(super) fn start(
         served: &Served,
         prompts: Vec<Prepared>,
         parameters: &GenerationParameters,
+        emitted: Vec<u32>,
     ) -> Result<Self, ApiError> {
         let Served { model, text } = served;
         let context = model.info().facts.max_context;
@@ -111,7 +114,7 @@ impl Turn {
                     max_tokens: parameters.max_tokens.map_or(room, |most| most.min(room)),
                     stop_tokens: stop_tokens.clone(),
                     top_logprobs: parameters.logprobs.then_some(parameters.top_logprobs),
-                    emitted: Vec::new(),
+                    emitted: emitted.clone(),
                     boundaries: prepared.prompt.boundaries.clone(),
                 };
                 streams.insert(choices.len() as u32, model.submit(submission));
@@ -126,7 +129,10 @@ impl Turn {
                 });
             }
         }
-        Ok(Self {
+        if let Some(strange) = emitted.iter().find(|id| **id >= model.info().facts.vocab_size) {
+            return Err(ApiError::invalid("emitted", format!("{strange} is no token of this model")));
+        }
+        let mut turn = Self {
             streams,
             choices,
             text: Arc::clone(text),
@@ -135,7 +141,22 @@ impl Turn {
             counts: Counts::default(),
             ready: VecDeque::new(),
             failure: None,
-        })
+            log: Vec::new(),
+        };
+        // Read as if they came now, so that what comes next is read as it would have been.
+        for id in emitted {
+            if turn.streams.is_empty() {
+                break;
+            }
+            turn.take(0, SequenceEvent::Token { id, logprob: None });
+        }
+        turn.log.clear();
+        Ok(turn)
+    }
+
+    /// The tokens that have come since this was last asked, of all answers.
+    pub fn take_log(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.log)
     }
 
     /// The next event; `None` after the last. Cancelling a call loses nothing.
@@ -205,6 +226,7 @@ impl Turn {
             }
             SequenceEvent::Token { id, logprob } => {
                 choice.completion_tokens += 1;
+                self.log.push(id);
                 let tokenizer = self.text.tokenizer();
                 choice.logprobs.extend(logprob.map(|logprob| describe(tokenizer, id, &logprob)));
                 let deltas = choice.output.push(tokenizer, id);

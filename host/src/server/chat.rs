@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use wire_api::ApiError;
 use wire_api::openai::aggregate::ChatAggregator;
@@ -11,27 +12,50 @@ use wire_api::openai::chat::{
 };
 use wire_api::openai::usage::ChoiceLogprobs;
 
+use super::continuity::Continuity;
 use super::error::Refused;
-use super::payload::Payload;
-use super::stream::{Fold, Pieces, answer, served};
+use super::payload::{Payload, json};
+use super::stream::{Fold, Pieces, answer_within, served};
 use super::turn_log::TurnLog;
 use super::{House, unix_seconds};
 use crate::generation::{Turn, TurnEvent};
 use crate::output::Delta;
 
 /// Answers a conversation.
-pub async fn create(State(house): State<Arc<House>>, Payload(body): Payload) -> Result<Response, Refused> {
+pub async fn create(
+    State(house): State<Arc<House>>,
+    headers: HeaderMap,
+    Payload(body): Payload,
+) -> Result<Response, Refused> {
     let request = ChatRequest::parse(&body)?;
     drop(body); // may hold many megabytes of images, decoded by now
+    Ok(begin(house, request, Continuity::of_headers(&headers)).await?)
+}
+
+/// Goes on with an answer that another node began.
+pub async fn resume(State(house): State<Arc<House>>, Payload(body): Payload) -> Result<Response, Refused> {
+    let (request, continuity) = Continuity::of_order(json(&body)?)?;
+    Ok(begin(house, request, continuity).await?)
+}
+
+async fn begin(
+    house: Arc<House>,
+    mut request: ChatRequest,
+    continuity: Continuity,
+) -> Result<Response, ApiError> {
     let id = house.next_id();
     let log = TurnLog::new(&id, &request.model, "chat", request.stream);
-    let pieces = Chunks::new(&id, &request);
-    let stream = request.stream;
+    let mut pieces = Chunks::new(&id, &request);
+    if let Some((id, created)) = &continuity.head {
+        (pieces.head.id, pieces.head.created) = (id.clone(), *created);
+    }
+    continuity.settle(&mut request);
+    let (stream, emitted) = (request.stream, continuity.emitted.clone());
     let preparing = async move {
         let served = served(&house, &request.model).await?;
-        house.generator.chat(&served, &request).await
+        house.generator.chat_after(&served, &request, emitted).await
     };
-    Ok(answer(stream, preparing, pieces, ChatAggregator::new(), log).await?)
+    answer_within(stream, preparing, pieces, ChatAggregator::new(), log, &continuity).await
 }
 
 impl Fold<ChatCompletionChunk> for ChatAggregator {

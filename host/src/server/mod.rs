@@ -6,6 +6,7 @@
 
 mod chat;
 mod completions;
+mod continuity;
 mod discovery;
 mod error;
 mod models;
@@ -97,6 +98,7 @@ pub fn router(house: Arc<House>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route(wire_api::node::continuation::PATH, post(chat::resume))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::show))
         .route(routes::DISCOVERY, get(discovery::discovery))

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::http::header;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Serialize;
 use tokio::time::{Instant, timeout, timeout_at};
+use wire_api::node::continuation::{LOG_HEADER, token_comment};
 use wire_api::{ApiError, ErrorKind, sse};
 
 use super::House;
+use super::continuity::Continuity;
 use super::turn_log::TurnLog;
 use crate::generation::{Served, Turn, TurnEvent};
 
@@ -76,11 +78,23 @@ pub async fn answer<P: Pieces>(
     stream: bool,
     preparing: impl Future<Output = Result<Turn, ApiError>> + Send + 'static,
     pieces: P,
+    fold: impl Fold<P::Piece>,
+    log: TurnLog,
+) -> Result<Response, ApiError> {
+    answer_within(stream, preparing, pieces, fold, log, &Continuity::default()).await
+}
+
+/// As [`answer`], where another node began the answer or may have to go on with it.
+pub async fn answer_within<P: Pieces>(
+    stream: bool,
+    preparing: impl Future<Output = Result<Turn, ApiError>> + Send + 'static,
+    pieces: P,
     mut fold: impl Fold<P::Piece>,
     mut log: TurnLog,
+    continuity: &Continuity,
 ) -> Result<Response, ApiError> {
     if stream {
-        return streamed(preparing, pieces, log).await;
+        return streamed(preparing, pieces, log, continuity).await;
     }
     let told = whole(preparing, pieces, &mut log, |piece| fold.push(piece)).await;
     match told.and_then(|()| fold.finish()) {
@@ -122,16 +136,22 @@ async fn streamed<P: Pieces>(
     preparing: impl Future<Output = Result<Turn, ApiError>> + Send + 'static,
     pieces: P,
     log: TurnLog,
+    continuity: &Continuity,
 ) -> Result<Response, ApiError> {
     let stage = prepare(Box::pin(preparing)).await?;
-    let conversation = Conversation { stage, pieces, log, opened: false };
+    let (log_tokens, told) = (continuity.log, continuity.told);
+    let conversation = Conversation { stage, pieces, log, opened: false, log_tokens, told };
     let body = stream::unfold(conversation, |mut conversation| async move {
         let bytes = conversation.next_bytes().await?;
         Some((Ok::<_, Infallible>(Bytes::from(bytes)), conversation))
     });
     let headers =
         [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, Body::from_stream(body)).into_response())
+    let mut response = (headers, Body::from_stream(body)).into_response();
+    if log_tokens {
+        response.headers_mut().insert(LOG_HEADER, HeaderValue::from_static("1"));
+    }
+    Ok(response)
 }
 
 /// Prepares for a while; admission tells of prompts the engine refuses, a place in the queue may take longer.
@@ -156,6 +176,10 @@ struct Conversation<P> {
     pieces: P,
     log: TurnLog,
     opened: bool,
+    /// Tokens are written into the stream, as comments before the events made of them.
+    log_tokens: bool,
+    /// Events the client has already.
+    told: u64,
 }
 
 impl<P: Pieces> Conversation<P> {
@@ -164,8 +188,11 @@ impl<P: Pieces> Conversation<P> {
         let mut out = Vec::new();
         if !self.opened {
             self.opened = true;
-            write(&mut out, self.pieces.open());
-            return Some(out);
+            let pieces = self.pieces.open();
+            write(&mut out, pieces, &mut self.told);
+            if !out.is_empty() {
+                return Some(out);
+            }
         }
         while out.is_empty() {
             match self.advance(&mut out).await {
@@ -201,15 +228,19 @@ impl<P: Pieces> Conversation<P> {
                     },
                 };
                 self.log.count(turn);
+                let tokens = turn.take_log();
+                if self.log_tokens && !tokens.is_empty() {
+                    sse::encode::comment(out, &token_comment(&tokens));
+                }
                 match event {
                     Some(event) => {
                         if matches!(event, TurnEvent::Delta { .. }) {
                             self.log.spoke();
                         }
-                        write(out, self.pieces.event(event));
+                        write(out, self.pieces.event(event), &mut self.told);
                     }
                     None => {
-                        write(out, self.pieces.close(turn));
+                        write(out, self.pieces.close(turn), &mut self.told);
                         sse::encode::done(out);
                         self.log.done();
                         self.stage = Stage::Over;
@@ -221,8 +252,13 @@ impl<P: Pieces> Conversation<P> {
     }
 }
 
-fn write<T: Serialize>(out: &mut Vec<u8>, pieces: Vec<T>) {
+/// Writes pieces, but for the first `told`.
+fn write<T: Serialize>(out: &mut Vec<u8>, pieces: Vec<T>, told: &mut u64) {
     for piece in pieces {
+        if *told > 0 {
+            *told -= 1;
+            continue;
+        }
         sse::encode::json_data(out, &piece);
     }
 }
