@@ -274,17 +274,12 @@ async fn every_card_gets_the_build_made_for_it() {
         }
         assert_eq!(threads.iter().filter(|name| name.starts_with("cuda-dev-")).count(), 1, "{threads:?}");
     }
-    // Without a wish, the card with most memory left; split over two that share no build, each its own.
+    // Without a wish, the card with most memory left; split over two that share no machine code, PTX for both.
     assert_eq!(served.load("any", &[]).await.unwrap()["devices"], json!(["cuda-4"]));
     let pair = served.load("pair", &["cuda-3", "cuda-4"]).await.unwrap();
-    assert_eq!(
-        (&pair["build"], &pair["devices"]),
-        (&json!("blackwell+hopper"), &json!(["cuda-3", "cuda-4"]))
-    );
-    assert_eq!(
-        pair["warnings"][0],
-        "each GPU computes with a build of its own: cuda-3 blackwell, cuda-4 hopper"
-    );
+    assert_eq!((&pair["build"], &pair["devices"]), (&json!("ada"), &json!(["cuda-3", "cuda-4"])));
+    let warning = pair["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("the driver compiles ada for cuda-3 and cuda-4"), "{warning}");
     served.says_over_again("pair").await;
     let both = format!("CUDA_VISIBLE_DEVICES={BLACKWELL},{HOPPER}");
     let workers = served.workers();
@@ -317,7 +312,7 @@ async fn what_cannot_be_had_is_refused_and_never_replaced_by_the_processor() {
         (&["MIG-1/2"], "is a MIG instance; neuron computes on whole GPUs only"),
         (&["cuda-2", "21:00.0"], "the device 21:00.0 is named twice"),
         (&["cpu", "cuda-2"], "over GPUs or over parts of the processor, not over both"),
-        (&["cuda-4", "cuda-0"], "cuda-4 (NVIDIA H200) and cuda-0 (NVIDIA GeForce RTX 2080): no build"),
+        (&["cuda-4", "cuda-0"], "cuda-4 (NVIDIA H200) and cuda-0 (NVIDIA GeForce RTX 2080): no single build"),
     ];
     for (place, (devices, expected)) in cases.into_iter().enumerate() {
         let refused = served.load(&format!("m{place}"), devices).await.unwrap_err();
@@ -493,12 +488,14 @@ fn plugins_and_doctor_explain_every_device() {
     assert!(machine.said(&["doctor"]).contains("upgrade NVIDIA's driver to 580 or newer"));
 }
 
-#[test]
-fn builds_that_do_not_belong_together_are_not_mixed() {
-    let machine = MixedBox::with(&["hopper"]);
-    install(&machine.path("plugins"), "blackwell", "2.0.0");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_model_share_one_build_or_are_refused() {
+    let machine = MixedBox::with(&["hopper", "blackwell"]);
     let served = Served::start(&machine);
-    let refused = runtime.block_on(served.load("m", &["cuda-3", "cuda-4"])).unwrap_err();
-    assert!(refused.contains("do not belong together: stub 2.0.0 (blackwell"), "{refused}");
+    let refused = served.load("m", &["cuda-3", "cuda-4"]).await.unwrap_err();
+    for expected in ["fits all of them", "hopper holds no machine code for compute capability 12.0"] {
+        assert!(refused.contains(expected), "{expected} is missing in {refused}");
+    }
+    served.load("m", &["cuda-3"]).await.unwrap();
+    served.load("n", &["cuda-4"]).await.unwrap();
 }

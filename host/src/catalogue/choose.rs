@@ -99,11 +99,15 @@ pub enum NotServed {
         /// Why each does not.
         reasons: String,
     },
-    /// Each device has a build of its own, but they do not belong together.
-    #[error("the builds for these devices do not belong together: {these}; install all of one version")]
-    Mixed {
-        /// Which they are.
-        these: String,
+    /// Each device may have a build, but ranks of one model must share one.
+    #[error(
+        "no single build of a plugin for {key}, which the parts of a model must share, fits all of them: {reasons}"
+    )]
+    NoCommonBuild {
+        /// What was asked for.
+        key: String,
+        /// Why each does not.
+        reasons: String,
     },
 }
 
@@ -198,7 +202,7 @@ impl Snapshot {
 }
 
 /// Nothing fits; each candidate says why.
-pub(super) fn no_build(key: &ArchitectureKey, considered: &[Considered]) -> NotServed {
+fn no_build(key: &ArchitectureKey, considered: &[Considered]) -> NotServed {
     let reasons: Vec<&str> = considered.iter().map(|considered| considered.verdict.reason.as_str()).collect();
     NotServed::NoBuild { key: key.to_string(), reasons: reasons.join("; ") }
 }

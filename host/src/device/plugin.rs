@@ -1,6 +1,5 @@
 //! A rank that is a plugin behind the ABI.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use plugin_loader::{
@@ -29,27 +28,30 @@ impl From<PluginError> for DeviceError {
     }
 }
 
-/// The architecture of one load order inside its plugins, ready to be planned and loaded.
+/// The architecture of one load order inside its plugin, ready to be planned and loaded.
 pub struct Opened {
-    /// One per rank: the plugin and the place of the architecture inside it.
-    ranks: Vec<(Plugin, usize)>,
+    plugin: Plugin,
+    architecture: usize,
     source: Source,
     order: LoadOrder,
 }
 
 impl Opened {
-    /// Maps the plugins the order names. They stay mapped until the process ends.
+    /// Maps the plugin the order names. It stays mapped until the process ends.
     pub fn open(order: LoadOrder, services: &HostServices, policy: &Policy) -> Result<Self, DeviceError> {
-        if order.devices.is_empty() || order.devices.len() != order.plugins.len() {
-            return Err(DeviceError::InvalidInput(
-                "a model needs at least one device, and a plugin for each".into(),
-            ));
+        let plugin = Plugin::open_under(&order.plugin, services, policy)
+            .map_err(|refusal| DeviceError::Unsupported(refusal.to_string()))?;
+        let name = &order.architecture;
+        let place = plugin.architectures().iter().position(|info| info.name == *name);
+        let missing = || {
+            DeviceError::Unsupported(format!("{} offers no architecture {name:?}", order.plugin.display()))
+        };
+        let architecture = place.ok_or_else(missing)?;
+        if order.devices.is_empty() {
+            return Err(DeviceError::InvalidInput("a model needs at least one device".into()));
         }
-        let mut ranks = Vec::with_capacity(order.devices.len());
-        for (path, device) in order.plugins.iter().zip(&order.devices) {
-            let (plugin, architecture) = open(path, &order.architecture, services, policy)?;
+        for device in &order.devices {
             plugin.probe(&device_info(device))?;
-            ranks.push((plugin, architecture));
         }
         let source = Source {
             format: match order.format {
@@ -61,15 +63,15 @@ impl Opened {
             preprocessor: order.preprocessor.clone(),
             files: order.files.clone(),
         };
-        Ok(Self { ranks, source, order })
+        Ok(Self { plugin, architecture, source, order })
     }
 
     /// Memory by class, for every rank.
     pub fn plan(&self) -> Result<Vec<MemoryPlan>, DeviceError> {
-        let ranks = self.ranks.iter().enumerate();
-        ranks
-            .map(|(rank, (plugin, architecture))| {
-                let plan = plugin.plan(*architecture, &self.source, &self.options(rank, [0; 128]))?;
+        (0..self.order.devices.len())
+            .map(|rank| {
+                let plan =
+                    self.plugin.plan(self.architecture, &self.source, &self.options(rank, [0; 128]))?;
                 Ok(MemoryPlan {
                     weight_bytes: plan.weight_bytes,
                     mapped_bytes: plan.mapped_bytes,
@@ -87,12 +89,10 @@ impl Opened {
 
     /// One opener per rank, with the name of the thread that is to run it.
     pub fn ranks(&self, progress: &LoadProgress) -> Result<Vec<(String, OpenRank)>, DeviceError> {
-        let communicator = match self.ranks.as_slice() {
-            [(first, _), _, ..] => first.communicator_id()?,
-            _ => [0; 128],
-        };
-        let ranks = self.ranks.iter().zip(&self.order.devices).enumerate();
-        let ranks = ranks.map(|(rank, (&(plugin, architecture), device))| {
+        let world = self.order.devices.len();
+        let communicator = if world > 1 { self.plugin.communicator_id()? } else { [0; 128] };
+        let ranks = self.order.devices.iter().enumerate().map(|(rank, device)| {
+            let (plugin, architecture) = (self.plugin, self.architecture);
             let (source, options) = (self.source.clone(), self.options(rank, communicator));
             let progress = Arc::clone(progress);
             let open: OpenRank = Box::new(move || {
@@ -124,21 +124,6 @@ impl Opened {
             options: order.options.clone(),
         }
     }
-}
-
-/// Opens a plugin and finds an architecture inside it.
-fn open(
-    path: &Path,
-    architecture: &str,
-    services: &HostServices,
-    policy: &Policy,
-) -> Result<(Plugin, usize), DeviceError> {
-    let plugin = Plugin::open_under(path, services, policy)
-        .map_err(|refusal| DeviceError::Unsupported(refusal.to_string()))?;
-    let place = plugin.architectures().iter().position(|info| info.name == architecture);
-    let missing =
-        || DeviceError::Unsupported(format!("{} offers no architecture {architecture:?}", path.display()));
-    Ok((plugin, place.ok_or_else(missing)?))
 }
 
 fn phase_of(phase: Phase) -> Option<LoadPhase> {

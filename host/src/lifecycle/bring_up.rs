@@ -84,7 +84,7 @@ pub(super) async fn bring_up(entry: Arc<Entry>, shared: Arc<Shared>) -> Result<L
         facts,
         architecture: chosen.architecture.name.clone(),
         plugin: chosen.plugin.clone(),
-        build: builds(&placement),
+        build: chosen.build.clone(),
         worker: process.pid(),
         load: shared.loads.fetch_add(1, Ordering::Relaxed) + 1,
     });
@@ -151,7 +151,7 @@ fn order(
     let options =
         request.options.as_ref().map(|options| serde_json::Value::Object(options.clone()).to_string());
     LoadOrder {
-        plugins: seats.iter().map(|seat| seat.chosen.path.clone()).collect(),
+        plugin: seats[0].chosen.path.clone(),
         architecture: seats[0].chosen.architecture.name.clone(),
         format: files.format,
         config: files.config.clone(),
@@ -267,13 +267,6 @@ async fn measure(
         all += held;
     }
     all
-}
-
-/// The builds a model computes with: one name, or one per rank where they differ.
-fn builds(placement: &Placement) -> String {
-    let mut names: Vec<&str> = placement.seats.iter().map(|seat| seat.chosen.build.as_str()).collect();
-    names.dedup();
-    names.join("+")
 }
 
 fn device_names(placement: &Placement) -> String {

@@ -167,17 +167,22 @@ fn no_plugin(devices: &str, error: &NotServed) -> Failure {
 }
 
 fn warnings(seats: &[Seat]) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
-    for seat in seats {
-        let of_seat = seat.chosen.warnings().into_iter().map(|warning| format!("{}: {warning}", seat.id()));
-        all.extend(of_seat);
+    let compiled: Vec<&Seat> = seats.iter().filter(|seat| seat.chosen.fit == Fit::Compiled).collect();
+    match (seats, compiled.as_slice()) {
+        ([seat], _) => {
+            seat.chosen.warnings().into_iter().map(|warning| format!("{}: {warning}", seat.id())).collect()
+        }
+        (_, []) => Vec::new(),
+        (_, [first, ..]) => {
+            let names: Vec<String> = compiled.iter().map(|seat| seat.device.id()).collect();
+            vec![format!(
+                "no build holds machine code for all of these GPUs: the driver compiles {} for {}; the first load takes \
+                 minutes",
+                first.chosen.build,
+                names.join(" and ")
+            )]
+        }
     }
-    if seats.iter().any(|seat| seat.chosen.path != seats[0].chosen.path) {
-        let each: Vec<String> =
-            seats.iter().map(|seat| format!("{} {}", seat.id(), seat.chosen.build)).collect();
-        all.push(format!("each GPU computes with a build of its own: {}", each.join(", ")));
-    }
-    all
 }
 
 #[cfg(test)]

@@ -54,8 +54,8 @@ fn each_device_computes_with_the_build_made_for_it() {
         (
             ALL,
             &["cuda-4", "cuda-3"],
-            "cuda-4 hopper, cuda-3 blackwell | each GPU computes with a build of its own: cuda-4 hopper, cuda-3 \
-             blackwell",
+            "cuda-4 ada, cuda-3 ada | no build holds machine code for all of these GPUs: the driver compiles ada for \
+             cuda-4 and cuda-3; the first load takes minutes",
         ),
         (ALL, &["cpu", "cpu-0"], "cpu-0 cpu-v3, cpu-0 cpu-v3"),
         (&["cpu-v3", "ampere"], &["cuda-2"], "cuda-2 ampere"),
@@ -140,10 +140,10 @@ fn every_wrong_combination_gets_its_sentence() {
         (
             &["hopper"],
             &["cuda-4", "cuda-1"],
-            format!(
-                "no_plugin: cuda-4 (NVIDIA H200) and cuda-1 (NVIDIA GeForce RTX 3090): {no_build} hopper holds no \
-                 machine code for compute capability 8.6, only for 9.0"
-            ),
+            "no_plugin: cuda-4 (NVIDIA H200) and cuda-1 (NVIDIA GeForce RTX 3090): no single build of a plugin for \
+                 model_type \"llama\", which the parts of a model must share, fits all of them: hopper holds no machine \
+                 code for compute capability 8.6, only for 9.0"
+                .into(),
         ),
         (&[], &["cuda-1"], "no_plugin: no plugin serves model_type \"llama\"; the plugins in /plugins serve nothing".into()),
         (&[], &[], "no_plugin: no plugin serves model_type \"llama\"; the plugins in /plugins serve nothing".into()),

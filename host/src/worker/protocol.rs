@@ -126,9 +126,8 @@ pub enum FromWorker {
 /// Which model to load, with which plugin, on which devices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadOrder {
-    /// File of the plugin build for each rank; as many entries as devices. Ranks that name the same file share
-    /// one copy of it.
-    pub plugins: Vec<PathBuf>,
+    /// File of the plugin build, the same for all ranks.
+    pub plugin: PathBuf,
     /// Name of the architecture inside it.
     pub architecture: String,
     /// Container of the weights.
