@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, error::ErrorKind};
 use neuron::cli::Arguments;
+use neuron::config::Config;
 
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -55,6 +56,22 @@ fn every_neuron_command_in_the_guides_is_one() {
         }
     }
     assert!(found >= 10, "only {found} commands were found: are the blocks still fenced as sh or text?");
+}
+
+/// Pieces of configuration are told from `cortex.toml`'s by their first line.
+#[test]
+fn every_piece_of_neuron_toml_in_the_guides_is_read() {
+    let mut found = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for rest in text.split("```toml\n").skip(1).filter(|rest| rest.starts_with("# neuron.toml")) {
+            found += 1;
+            let block = rest.split("```").next().unwrap();
+            Config::parse(block, Path::new("neuron.toml"), [])
+                .unwrap_or_else(|error| panic!("{}: {error}\n{block}", page.display()));
+        }
+    }
+    assert!(found >= 1, "no piece of neuron.toml was found");
 }
 
 #[test]
