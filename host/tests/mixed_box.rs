@@ -492,7 +492,7 @@ fn plugins_and_doctor_explain_every_device() {
 async fn the_parts_of_a_model_share_one_build_or_are_refused() {
     let machine = MixedBox::with(&["hopper", "blackwell"]);
     let served = Served::start(&machine);
-    let refused = served.load("m", &["cuda-3", "cuda-4"]).await.unwrap_err();
+    let refused = served.load("pair", &["cuda-3", "cuda-4"]).await.unwrap_err();
     for expected in ["fits all of them", "hopper holds no machine code for compute capability 12.0"] {
         assert!(refused.contains(expected), "{expected} is missing in {refused}");
     }
