@@ -324,7 +324,10 @@ impl Draft<'_> {
         let served_as = status.map_or_else(|| id.to_owned(), |status| status.id.0.clone());
         let gauge = self.gauges.replica(&node.name, id);
         let stamp = status.and_then(|status| status.details.as_ref()?.ready_since_ms).unwrap_or(0);
-        gauge.saw((residency == Residency::RESIDENT).then_some(stamp), now_ms());
+        // A node that has not answered yet has shown nothing.
+        if node.health != Health::Unknown {
+            gauge.saw((residency == Residency::RESIDENT).then_some(stamp), now_ms());
+        }
         Some(Replica {
             node: Arc::clone(node),
             residency,

@@ -42,7 +42,7 @@ pub(super) enum Attempt {
     Ready,
     /// The node changed meanwhile; plan anew.
     Again(String),
-    /// Another planner has the node; wait.
+    /// Another planner has the node, or what was to go is in use; wait.
     Busy(String),
     /// It will not be done here.
     Failed(ApiError),
@@ -252,7 +252,7 @@ impl Change<'_> {
         let names: Vec<String> = self.steps.victims.iter().map(|victim| victim.model.clone()).collect();
         self.flight.send_replace(Flight::Evicting { node: node.name.clone(), victims: names });
         if !take_turn && closed.inflight() > 0 {
-            return Err(Attempt::Again("a model that was to go is in use".into()));
+            return Err(Attempt::Busy("a model that was to go is in use".into()));
         }
         self.finished(closed, lease).await?;
         if let Some(memo) = self.steps.memo {
@@ -314,6 +314,7 @@ impl Change<'_> {
                 self.placement.metrics.evictions.with_label_values(&[node, &victim.model, reason]).inc();
                 Ok(())
             }
+            Err(error) if error.code() == Some("busy") => Err(Attempt::Busy(error.to_string())),
             // Without an answer nobody knows whether it went; the next plan begins with a look.
             Err(error) if matches!(error.status(), Some(409) | None) => {
                 Err(Attempt::Again(error.to_string()))

@@ -254,7 +254,7 @@ impl Placement {
         let policy = self.policy_now();
         let steps = match Room::new(&view, model, replica, &policy).plan(&self.evictor, take_turn) {
             Plan::Now(steps) => steps,
-            Plan::Later => return again("its room was taken".into()),
+            Plan::Later => return Ok(Attempt::Busy("its room was taken".into())),
             Plan::Never { missing_bytes } => {
                 return Ok(Attempt::Failed(does_not_fit(model, missing_bytes)));
             }

@@ -339,8 +339,8 @@ const KEPT: Rules = Rules { guards: true, idle_check: true };
 fn promises_hold_in_disorder() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let first = from_environment("SIMULATION_SEED", u64::from(std::process::id()) * 1000);
-    let steps = from_environment("SIMULATION_STEPS", 3000);
-    for seed in first..first + from_environment("SIMULATION_RUNS", 4) {
+    let steps = from_environment("SIMULATION_STEPS", 2000);
+    for seed in first..first + from_environment("SIMULATION_RUNS", 2) {
         println!("SIMULATION_SEED={seed} SIMULATION_STEPS={steps} SIMULATION_RUNS=1 repeats this:");
         let outcome = simulate(seed, steps, KEPT);
         let [whole, refused, left] = [&outcome.ends.whole, &outcome.ends.refused, &outcome.ends.left]
