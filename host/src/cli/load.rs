@@ -43,7 +43,7 @@ pub struct Settings {
     /// Type to compute in: f32, bf16, f16.
     #[arg(long)]
     dtype: Option<String>,
-    /// Format to hold the weights in, if not the one on disk: q8_0, q4_k.
+    /// Format to hold the weights in, if not the one on disk: q8_0, q6k, q5k, q4k, q4_0.
     #[arg(long)]
     quantize: Option<String>,
     /// Longest prompt and answer together, in tokens.

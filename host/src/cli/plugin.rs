@@ -102,6 +102,9 @@ pub struct Install {
     /// Directory to install into; the first one neuron looks in if none is given.
     #[arg(long, value_name = "DIRECTORY")]
     to: Option<PathBuf>,
+    /// Folder of a model to check architectures with, as in `check`; what cannot be checked without is skipped.
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<PathBuf>,
     /// Install even what breaks promises.
     #[arg(long)]
     anyway: bool,
@@ -194,7 +197,7 @@ fn put(options: &Install) -> anyhow::Result<bool> {
     }
     let mut all = true;
     for file in files {
-        let report = report(&file, None, 20, 120)?;
+        let report = report(&file, options.model.clone(), 20, 120)?;
         if !report.passed() && !options.anyway {
             say!("{report}\n\n{} was not installed", file.display());
             all = false;

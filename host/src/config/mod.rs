@@ -290,7 +290,7 @@ pub struct Model {
     pub devices: Vec<String>,
     /// Type to compute in: `f32`, `bf16`, `f16`.
     pub dtype: Option<String>,
-    /// Format to hold the weights in, if not the one on disk: `q8_0`, `q4_k`.
+    /// Format to hold the weights in, if not the one on disk: `q8_0`, `q6k`, `q5k`, `q4k`, `q4_0`.
     pub quantize: Option<String>,
     /// Longest prompt and answer together; the model's own limit when absent.
     pub context_tokens: Option<u64>,

@@ -3,7 +3,7 @@
 use plugin_loader::{ErrorKind, LoadOptions, Plan, PluginError, Source, Want};
 
 use super::stage::{Stage, feed, tokens};
-use crate::promise::{Asked, Outcome, Promise, broken, ensure};
+use crate::promise::{Asked, End, Outcome, Promise, broken, ensure};
 
 pub(crate) const PROMISES: &[Promise<Stage>] = &[
     Promise {
@@ -15,7 +15,7 @@ pub(crate) const PROMISES: &[Promise<Stage>] = &[
         name: "plan-steady",
         says: "plan answers the same question the same way.",
         check: |stage| {
-            let (first, second) = (plan(stage).asked("plan")?, plan(stage).asked("plan")?);
+            let (first, second) = (plan(stage)?.asked("plan")?, plan(stage)?.asked("plan")?);
             ensure(first == second, || format!("{first:?} once and {second:?} the next time"))
         },
     },
@@ -31,9 +31,9 @@ pub(crate) const PROMISES: &[Promise<Stage>] = &[
     },
 ];
 
-fn plan(stage: &Stage) -> Result<Plan, PluginError> {
-    let source = stage.source().unwrap_or_default();
-    stage.plugin.plan(stage.index, &source, &stage.options())
+fn plan(stage: &Stage) -> Result<Result<Plan, PluginError>, End> {
+    let source = stage.source()?;
+    Ok(stage.plugin.plan(stage.index, &source, &stage.options()))
 }
 
 /// Texts that are no configuration of anything.
@@ -73,7 +73,7 @@ fn plan_total(stage: &mut Stage) -> Outcome {
 fn plan_honest(stage: &mut Stage) -> Outcome {
     const LENGTH: usize = 24;
     stage.model()?;
-    let plan = plan(stage).asked("plan")?;
+    let plan = plan(stage)?.asked("plan")?;
     let model = stage.model()?;
     let info = *model.info();
     ensure(plan.vocab_size == info.vocab_size, || {
