@@ -53,6 +53,9 @@ pub struct Rules {
     pub idle_check: bool,
 }
 
+/// A load to be finished: model, what it needs, and its serial.
+pub type Work = (String, Needs, u64);
+
 pub struct Node {
     pub name: &'static str,
     pub rules: Rules,
@@ -297,7 +300,7 @@ impl Node {
     pub fn load(
         &mut self,
         request: &LoadRequest,
-    ) -> Result<(LoadResponse, Option<(String, Needs, u64)>), ApiError> {
+    ) -> Result<(LoadResponse, Option<Work>), ApiError> {
         self.check(&request.guard)?;
         let id = request.name.as_ref().unwrap_or(&request.model).0.clone();
         let Some(needs) = self.can_load.get(request.model.as_str()).copied() else {
