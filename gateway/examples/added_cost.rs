@@ -261,7 +261,7 @@ async fn compare(seconds: u64) {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
-/// Ten thousand streams whose answer does not begin: what they cost, and that each hears something.
+/// Ten thousand streams whose answer does not begin: what they cost while each is told every second that it waits.
 async fn wait_for_many(cortex: &Contestant, key: &str) {
     let before = rss_mb(&cortex.process);
     let open = open_streams(cortex.port, WAITING, SILENT, key, cortex.process.id()).await;

@@ -79,6 +79,11 @@ impl Job {
 
 /// Answers a request for a model.
 pub async fn infer(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    // Boxed here: the layers of the router each move what they wait for, and this is large.
+    Box::pin(carry(gateway, request)).await
+}
+
+async fn carry(gateway: Arc<Gateway>, request: Request) -> Response {
     let started = Instant::now();
     let id = new_id("req_");
     let Some(api) = Api::of(request.uri().path()) else {

@@ -233,19 +233,26 @@ impl Writer {
     fn run(mut self) {
         let mut batch = Vec::new();
         while let Ok(order) = self.orders.recv() {
-            let mut next = Some(order);
-            // A little patience makes one transaction of many rows.
-            while let Some(order) = next {
-                match order {
-                    Order::Write(row) => batch.push(row),
-                    Order::Spent { key, since_unix_ms, answer } => {
-                        self.write(&mut batch);
-                        let _ = answer.send(self.store.spent(&key, since_unix_ms));
-                    }
-                }
-                next = if batch.len() < BATCH { self.orders.recv_timeout(PATIENCE).ok() } else { None };
+            // A little patience makes one transaction of many rows, and wakes this thread once for all of them.
+            std::thread::sleep(PATIENCE);
+            self.take(order, &mut batch);
+            while let Ok(order) = self.orders.try_recv() {
+                self.take(order, &mut batch);
             }
             self.write(&mut batch);
+        }
+    }
+
+    fn take(&mut self, order: Order, batch: &mut Vec<Row>) {
+        match order {
+            Order::Write(row) => batch.push(row),
+            Order::Spent { key, since_unix_ms, answer } => {
+                self.write(batch);
+                let _ = answer.send(self.store.spent(&key, since_unix_ms));
+            }
+        }
+        if batch.len() >= BATCH {
+            self.write(batch);
         }
     }
 
