@@ -297,10 +297,7 @@ impl Node {
     }
 
     /// Takes a load on; what is to be finished after which time.
-    pub fn load(
-        &mut self,
-        request: &LoadRequest,
-    ) -> Result<(LoadResponse, Option<Work>), ApiError> {
+    pub fn load(&mut self, request: &LoadRequest) -> Result<(LoadResponse, Option<Work>), ApiError> {
         self.check(&request.guard)?;
         let id = request.name.as_ref().unwrap_or(&request.model).0.clone();
         let Some(needs) = self.can_load.get(request.model.as_str()).copied() else {

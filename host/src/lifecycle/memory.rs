@@ -184,10 +184,19 @@ impl Accounts {
         let here = || promises.iter().filter(|promise| promise.device == room.device);
         let others = here().filter(|promise| Some(promise.id) != own);
         let outstanding: u64 = others.map(|promise| promise.planned.saturating_sub(promise.used)).sum();
-        // Where the operator limits the total, what is used already counts against it.
-        let used: u64 = here().map(|promise| promise.used).sum();
-        let available = room.available.min(room.total.saturating_sub(used));
-        available.saturating_sub(outstanding).saturating_sub(room.spare)
+        Self::unused(promises, room).saturating_sub(outstanding).saturating_sub(room.spare)
+    }
+
+    /// Bytes of a device nobody uses. Where the operator limits the total, what is used already counts against it.
+    fn unused(promises: &[Promise], room: &Room) -> u64 {
+        let here = promises.iter().filter(|promise| promise.device == room.device);
+        let used: u64 = here.map(|promise| promise.used).sum();
+        room.available.min(room.total.saturating_sub(used))
+    }
+
+    /// Bytes of a device that models of this node may use and nobody does.
+    pub fn free(&self, room: &Room) -> u64 {
+        self.with(|promises| Self::unused(promises, room))
     }
 
     /// Bytes of a device promised and not used yet.
@@ -257,6 +266,16 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn of_what_the_operator_grants_the_unused_is_free() {
+        let (accounts, room) = (Accounts::default(), Room::of_the_machine(1000 * MIB, 1000 * MIB));
+        let reserved = accounts.reserve(std::slice::from_ref(&room), None, |_| Ok(((), vec![300 * MIB])));
+        let (_, promise) = reserved.expect("there is room");
+        assert_eq!(accounts.free(&room), 1000 * MIB, "promised, and not used yet");
+        promise.measured("cpu-0", 200 * MIB);
+        assert_eq!(accounts.free(&room), 800 * MIB);
+    }
 
     fn plan() -> MemoryPlan {
         MemoryPlan {

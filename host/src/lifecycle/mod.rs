@@ -394,6 +394,13 @@ impl Models {
         self.0.leases.release(lease)
     }
 
+    /// Main memory that models may use here, and how much of it nobody does: the machine's, or what the operator
+    /// grants.
+    pub fn main_memory(&self, memory: &crate::discovery::memory::Memory) -> (u64, u64) {
+        let room = self.0.main_memory(memory);
+        (room.total, self.0.accounts.free(&room))
+    }
+
     /// Memory of a device promised to models and leases and not used yet: not free, whatever the device says.
     pub fn promised_bytes(&self, device: &str) -> u64 {
         self.0.leases.sweep();

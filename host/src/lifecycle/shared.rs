@@ -44,7 +44,7 @@ impl Shared {
     }
 
     /// Main memory this node's models may use.
-    fn main_memory(&self, machine: &Memory) -> Room {
+    pub fn main_memory(&self, machine: &Memory) -> Room {
         let limit = self.options.memory_bytes.unwrap_or(u64::MAX);
         Room::of_the_machine(machine.total_bytes.min(limit), machine.available_bytes.min(limit))
     }

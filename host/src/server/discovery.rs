@@ -79,7 +79,7 @@ fn described(reports: &[DeviceReport], machine: &Machine, models: &Models, with_
             let gpu = machine.gpus.all.iter().find(|gpu| gpu.id() == report.id);
             let mut device = match gpu {
                 Some(gpu) => card(gpu),
-                None => processor(machine),
+                None => processor(machine, models),
             };
             device.id = DeviceId(report.id.clone());
             device.memory_leased_bytes = models.promised_bytes(&report.id);
@@ -95,12 +95,13 @@ fn described(reports: &[DeviceReport], machine: &Machine, models: &Models, with_
     all
 }
 
-fn processor(machine: &Machine) -> Device {
+fn processor(machine: &Machine, models: &Models) -> Device {
+    let (memory_total_bytes, memory_free_bytes) = models.main_memory(&machine.memory);
     Device {
         kind: DeviceKind::Cpu,
         name: machine.cpu.model.clone(),
-        memory_total_bytes: machine.memory.limit_bytes.unwrap_or(machine.memory.total_bytes),
-        memory_free_bytes: machine.memory.available_bytes,
+        memory_total_bytes,
+        memory_free_bytes,
         ..Device::default()
     }
 }
