@@ -34,7 +34,6 @@ plugin-sdk = { path = "SDK" }
 debug = "line-tables-only"
 
 [profile.dev.package."*"]
-opt-level = 2
 debug = false
 
 [workspace]

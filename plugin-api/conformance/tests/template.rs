@@ -11,10 +11,9 @@ use plugin_conformance::template::{Kind, Sdk, TemplateError, write};
 use plugin_conformance::{Options, check};
 
 /// The flags that let a foreign crate share the checkout's compiled dependencies.
-const SHARED: [&str; 5] = [
+const SHARED: [&str; 4] = [
     "--offline",
     "--config=profile.dev.debug='line-tables-only'",
-    "--config=profile.dev.package.'*'.opt-level=2",
     "--config=profile.dev.package.'*'.debug=false",
     "--config=profile.test.debug='line-tables-only'",
 ];
