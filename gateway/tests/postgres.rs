@@ -57,7 +57,7 @@ impl Server {
     }
 
     fn run(bin: &Path, folder: &Path) -> Child {
-        let process = unprivileged(&bin.join("postgres"))
+        let mut process = unprivileged(&bin.join("postgres"))
             .arg("-D")
             .arg(folder.join("data"))
             .arg("-k")
@@ -75,6 +75,7 @@ impl Server {
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
+        process.kill().and_then(|()| process.wait()).expect("it can be ended");
         panic!("PostgreSQL did not come up");
     }
 
