@@ -58,6 +58,29 @@ fn every_neuron_command_in_the_guides_is_one() {
     assert!(found >= 10, "only {found} commands were found: are the blocks still fenced as sh or text?");
 }
 
+#[test]
+fn every_piece_of_python_in_the_guides_is_python() {
+    let mut found = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for rest in text.split("```python\n").skip(1) {
+            found += 1;
+            let block = rest.split("```").next().unwrap();
+            let parsed = std::process::Command::new("python3")
+                .args(["-c", "import ast, sys; ast.parse(sys.argv[1])", block])
+                .output()
+                .expect("python3 runs");
+            assert!(
+                parsed.status.success(),
+                "{}: {}",
+                page.display(),
+                String::from_utf8_lossy(&parsed.stderr)
+            );
+        }
+    }
+    assert!(found >= 1, "no piece of Python was found");
+}
+
 /// Pieces of configuration are told from `cortex.toml`'s by their first line.
 #[test]
 fn every_piece_of_neuron_toml_in_the_guides_is_read() {
